@@ -1,0 +1,68 @@
+"""Migrations: one at a time, and never waiting long for a lock."""
+
+import logging.config
+from importlib import import_module
+from pkgutil import iter_modules
+
+from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.pool import NullPool
+
+import app
+from alembic import context
+from app.core.config import load_settings
+from app.core.database.base import Base
+from app.core.database.engine import connect
+from app.core.logs import log_config
+
+# One number for this service: any number of starters migrate, one after the other.
+_ADVISORY_LOCK = 7_403_118_511_042_931
+# A statement that waits for a lock makes all others wait behind it.
+_SETTINGS = ("SET lock_timeout = '5s'", "SET statement_timeout = '60s'")
+
+
+def load_models() -> None:
+    """Import every feature's models, so that the metadata is whole."""
+    for feature in iter_modules(app.__path__, "app."):
+        if feature.ispkg and any(m.name == "models" for m in iter_modules(import_module(feature.name).__path__)):
+            import_module(f"{feature.name}.models")
+
+
+def migrate_offline() -> None:
+    """Print the SQL."""
+    context.configure(dialect_name="postgresql", target_metadata=Base.metadata, literal_binds=True)
+    with context.begin_transaction():
+        for setting in _SETTINGS:
+            context.execute(setting)
+        context.run_migrations()
+
+
+def migrate(connection: Connection) -> None:
+    """Run the migrations, each in a transaction of its own."""
+    # The lock is the session's: it outlasts the transactions, and goes with the connection. Waiting for it is
+    # bounded by the statement timeout that is set first.
+    connection.execute(text("SET statement_timeout = '300s'"))
+    connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _ADVISORY_LOCK})
+    for setting in _SETTINGS:
+        connection.execute(text(setting))
+    connection.commit()
+    context.configure(
+        connection=connection,
+        target_metadata=Base.metadata,
+        compare_server_default=True,
+        transaction_per_migration=True,
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+load_models()
+if context.is_offline_mode():
+    migrate_offline()
+elif (given := context.config.attributes.get("connection")) is not None:
+    migrate(given)
+else:
+    settings = load_settings()
+    logging.config.dictConfig(log_config(settings))
+    engine = create_engine("postgresql+psycopg2://", creator=lambda: connect(settings), poolclass=NullPool)
+    with engine.connect() as fresh:
+        migrate(fresh)

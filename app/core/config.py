@@ -1,0 +1,118 @@
+"""Settings: the one place that reads the environment (and `.env`)."""
+
+import json
+import os
+import re
+import sys
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Annotated, Literal
+
+import psycopg2
+from psycopg2.extensions import parse_dsn
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
+
+
+def _upper(value: object) -> object:
+    return value.upper() if isinstance(value, str) else value
+
+
+def _comma_separated(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+def _libpq_url(url: SecretStr) -> SecretStr:
+    """Turn any accepted spelling into the URL that libpq reads, and let libpq check it.
+
+    Several hosts are libpq's own syntax, see "Connection URIs" in the PostgreSQL manual (34.1.1.2).
+    """
+    plain = re.sub(r"^(postgresql\+psycopg2|postgres)://", "postgresql://", url.get_secret_value())
+    if not plain.startswith("postgresql://"):
+        raise ValueError("must start with postgresql://, postgres:// or postgresql+psycopg2://")
+    try:
+        parse_dsn(plain)
+    except (psycopg2.ProgrammingError, UnicodeError):
+        # libpq's own message quotes a part of the URL, which may be the password.
+        raise ValueError("is not a URL that PostgreSQL's libpq accepts") from None
+    return SecretStr(plain)
+
+
+def _cores() -> int:
+    """Cores that this process may use: its affinity, and the cgroup's CPU quota where there is one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as quota_file:  # noqa: PTH123
+            quota, period = quota_file.read().split()
+        return max(1, min(cores, round(int(quota) / int(period))))
+    except (OSError, ValueError):  # no cgroup v2, or its quota is "max"
+        return cores
+
+
+CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)]
+PostgresURL = Annotated[SecretStr, AfterValidator(_libpq_url)]
+
+
+class Settings(BaseSettings):
+    """Every variable that the service reads; durations are in seconds, sizes in bytes."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
+    )
+
+    service_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,63}$")] = "items-service"
+    environment: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,63}$")] = "production"
+    log_level: Annotated[LogLevel, BeforeValidator(_upper)] = "INFO"
+
+    host: str = "0.0.0.0"  # noqa: S104 - a container's port is published by whoever runs it
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    web_concurrency: Annotated[int, Field(ge=1, le=256, default_factory=_cores)]
+    forwarded_allow_ips: str = "127.0.0.1"
+
+    database_url: PostgresURL
+    db_pool_size: Annotated[int, Field(ge=1, le=100)] = 8
+    db_pool_timeout: Annotated[float, Field(gt=0, le=60)] = 5.0
+    db_pool_recycle: Annotated[float, Field(gt=0)] = 1800.0
+    db_statement_timeout: Annotated[float, Field(ge=0, le=600)] = 5.0
+
+    max_body_bytes: Annotated[int, Field(ge=1)] = 1024 * 1024
+    cors_origins: CommaSeparated = ()
+    trusted_hosts: CommaSeparated = ()
+
+    drain_seconds: Annotated[float, Field(ge=0, le=600)] = 5.0
+    shutdown_timeout: Annotated[float, Field(gt=0, le=600)] = 30.0
+
+
+@lru_cache(maxsize=1)
+def load_settings() -> Settings:
+    """Read the settings once, or end the process.
+
+    Returns
+    -------
+    Settings
+        The validated settings, the same object at every call.
+
+    Raises
+    ------
+    SystemExit
+        With exit code 1, after one JSON log line that names every variable that is missing or bad,
+        never its value: it may be a secret.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+        line = {
+            "timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+            "level": "CRITICAL",
+            "logger": __name__,
+            "message": f"invalid configuration: {problems}",
+            "service": os.environ.get("SERVICE_NAME", "items-service"),
+        }
+        sys.stdout.write(json.dumps(line) + "\n")
+        sys.stdout.flush()
+        sys.exit(1)

@@ -1,0 +1,58 @@
+"""Driver errors to typed errors, by SQLSTATE (PostgreSQL manual, appendix A): the one place that does."""
+
+import logging
+
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from app.core.errors import APIError, Conflict, DatabaseError, InternalError, InvalidInput
+
+_log = logging.getLogger(__name__)
+
+READ_ONLY = "25006"
+"""A write came to a server that has become a standby: the pool's connections are of yesterday."""
+
+REPEATABLE = frozenset({"40001", "40P01"})
+"""Serialisation failure and deadlock: the whole unit of work may be run again."""
+
+_CONFLICT = frozenset({"23505"})
+_INVALID = frozenset({"22001", "22003", "22021", "22P05", "23502", "23514"})
+# Also a database or a table that is not there (yet): the migration has not run.
+_UNAVAILABLE = frozenset({"57014", "55P03", "25006", "3D000", "42P01"}) | REPEATABLE
+# Connection exception, insufficient resources, operator intervention.
+_UNAVAILABLE_CLASSES = frozenset({"08", "53", "57"})
+
+
+def sqlstate_of(error: BaseException) -> str:
+    """Read the five characters, or an empty string where the server sent none."""
+    return getattr(getattr(error, "orig", None), "pgcode", None) or ""
+
+
+def typed_error(error: SQLAlchemyError) -> APIError:
+    """Choose what the client is told; what the server said goes to the log, without values."""
+    state = sqlstate_of(error)
+    if state in _CONFLICT:
+        return Conflict()
+    if state in _INVALID:
+        return InvalidInput()
+    if _is_unavailable(error, state):
+        _log.warning("database error", extra={"sqlstate": state, "error": _primary_message(error)})
+        return DatabaseError()
+    _log.error("database defect", extra={"sqlstate": state, "error": _primary_message(error)}, exc_info=error)
+    return InternalError()
+
+
+def _is_unavailable(error: SQLAlchemyError, state: str) -> bool:
+    if isinstance(error, PoolTimeoutError):
+        return True
+    if not isinstance(error, DBAPIError):
+        return False
+    # Without a SQLSTATE the connection failed, or broke.
+    broken = error.connection_invalidated or (not state and isinstance(error, OperationalError | InterfaceError))
+    return broken or state in _UNAVAILABLE or state[:2] in _UNAVAILABLE_CLASSES
+
+
+def _primary_message(error: SQLAlchemyError) -> str:
+    """Keep the first line: DETAIL and CONTEXT quote values."""
+    original = getattr(error, "orig", None) or error
+    return str(original).partition("\n")[0]

@@ -1,0 +1,172 @@
+"""Units of work: the only way to SQL.
+
+A handler gives a function of a feature's store to `Read`, `Write` or `Transaction`. It runs in one of as many
+threads as the pool has connections, holds a connection only while it runs, and is committed before the
+handler goes on: FastAPI ends a `yield` dependency after the response is sent, which would be too late.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from typing import Annotated, Concatenate, NewType, ParamSpec, Protocol, TypeVar
+
+from fastapi import Depends, Request
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from app.core.config import Settings
+from app.core.database.engine import create_pooled_engine
+from app.core.database.errors import READ_ONLY, REPEATABLE, sqlstate_of, typed_error
+from app.core.errors import DatabaseError
+from app.core.metrics import DB_POOL_CONNECTIONS, DB_POOL_WAIT
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+ReadConnection = NewType("ReadConnection", Connection)
+"""What a reading function of a store takes."""
+WriteConnection = NewType("WriteConnection", ReadConnection)
+"""What a writing function of a store takes; it will do for a reading one, but not the other way round."""
+
+_TRIES = 3
+_in_use = DB_POOL_CONNECTIONS.labels("in_use")
+_idle = DB_POOL_CONNECTIONS.labels("idle")
+
+
+class ReadSession(Protocol):
+    """Runs `work(connection, *args)` and returns what it returns."""
+
+    async def __call__(
+        self, work: Callable[Concatenate[ReadConnection, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T: ...
+
+
+class WriteSession(Protocol):
+    """Runs `work(connection, *args)`, commits, and returns what it returned."""
+
+    async def __call__(
+        self, work: Callable[Concatenate[WriteConnection, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T: ...
+
+
+class Database:
+    """One engine, its threads, and the queue in front of them. Make it after the fork, in the event loop.
+
+    All three ways to run a unit of work raise an `APIError` where the database fails: `DatabaseError` when
+    it is away or late, or when no connection came free within `DB_POOL_TIMEOUT`.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._engine = create_pooled_engine(settings)
+        # psycopg2 sends a BEGIN of its own; a single statement needs none.
+        self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._threads = ThreadPoolExecutor(settings.db_pool_size, thread_name_prefix="database")
+        self._slots = asyncio.Semaphore(settings.db_pool_size)
+        self._pool_timeout = settings.db_pool_timeout
+        self._busy = 0
+
+    async def read(
+        self, work: Callable[Concatenate[ReadConnection, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run a read; one that is broken by a lost connection is repeated on a fresh one, once."""
+
+        def unit() -> T:
+            try:
+                return attempt()
+            except DBAPIError as error:
+                if not error.connection_invalidated:
+                    raise
+                return attempt()
+
+        def attempt() -> T:
+            with self._autocommit.connect() as connection:
+                return work(ReadConnection(connection), *args, **kwargs)
+
+        return await self._run(unit)
+
+    async def write(
+        self, work: Callable[Concatenate[WriteConnection, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run one writing statement, which commits by itself. It is never repeated."""
+
+        def unit() -> T:
+            with self._autocommit.connect() as connection:
+                return work(WriteConnection(ReadConnection(connection)), *args, **kwargs)
+
+        return await self._run(unit)
+
+    async def transaction(
+        self, work: Callable[Concatenate[WriteConnection, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run several statements in one transaction; the whole is repeated on 40001 and 40P01, bounded."""
+
+        def unit() -> T:
+            for remaining in reversed(range(_TRIES)):
+                try:
+                    with self._engine.begin() as connection:
+                        return work(WriteConnection(ReadConnection(connection)), *args, **kwargs)
+                except DBAPIError as error:
+                    if not remaining or sqlstate_of(error) not in REPEATABLE:
+                        raise
+                time.sleep(random.uniform(0.0, 0.05))  # noqa: S311 - jitter, so that two do not meet again
+            raise AssertionError("unreachable")
+
+        return await self._run(unit)
+
+    async def _run(self, unit: Callable[[], T]) -> T:
+        asked = time.perf_counter()
+        try:
+            async with asyncio.timeout(self._pool_timeout):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise DatabaseError("No database connection came free in time") from None
+        DB_POOL_WAIT.observe(time.perf_counter() - asked)
+        self._count(+1)
+        future = asyncio.get_running_loop().run_in_executor(self._threads, copy_context().run, unit)
+        future.add_done_callback(self._release)
+        try:
+            return await future
+        except SQLAlchemyError as error:
+            if sqlstate_of(error) == READ_ONLY:
+                # After a failover the old connections lead to what is now a standby.
+                self._engine.dispose()
+            raise typed_error(error) from error
+
+    def _release(self, _: "asyncio.Future[T]") -> None:
+        self._slots.release()
+        self._count(-1)
+
+    def _count(self, change: int) -> None:
+        self._busy += change
+        _in_use.set(self._busy)
+        _idle.set(self._engine.pool.checkedin())  # type: ignore[attr-defined]  # it is a QueuePool
+
+    def dispose(self) -> None:
+        """Close the idle connections; those in use are closed when their work ends."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._engine.dispose()
+
+
+def _database(request: Request) -> Database:
+    database: Database = request.app.state.database
+    return database
+
+
+async def _read_session(request: Request) -> ReadSession:
+    return _database(request).read
+
+
+async def _write_session(request: Request) -> WriteSession:
+    return _database(request).write
+
+
+async def _transaction_session(request: Request) -> WriteSession:
+    return _database(request).transaction
+
+
+Read = Annotated[ReadSession, Depends(_read_session)]
+Write = Annotated[WriteSession, Depends(_write_session)]
+Transaction = Annotated[WriteSession, Depends(_transaction_session)]

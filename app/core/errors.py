@@ -1,0 +1,204 @@
+"""Errors as the client sees them: a class an error, one body, two media types.
+
+The body is our envelope, or RFC 9457 (`application/problem+json`) for a client that asks for it. A feature adds
+its own errors by subclassing `APIError` (see `app/items/errors.py`).
+"""
+
+import http
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import pydantic_core
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import Scope
+
+from app.core.tracing import get_trace_id
+
+PROBLEM_JSON = "application/problem+json"
+_LONGEST_NAME = 64
+
+
+class APIError(HTTPException):
+    """An error with a code, a status and a message that may leave the house.
+
+    It is an `HTTPException` because FastAPI turns anything else that is raised while it reads a body into
+    a 400 of its own.
+
+    Parameters
+    ----------
+    message
+        One sentence for the client. Nothing internal: no SQL, no driver text, no path.
+    headers
+        Further header fields of the answer.
+    errors
+        For invalid input: what is wrong, and where.
+    """
+
+    code: ClassVar[str] = "INTERNAL_ERROR"
+    status: ClassVar[int] = 500
+    default_message: ClassVar[str] = "Internal server error"
+    default_headers: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        errors: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        self.message = message or self.default_message
+        self.errors = errors
+        super().__init__(self.status, self.message, {**self.default_headers, **(headers or {})})
+
+
+class InternalError(APIError):
+    """A defect of ours."""
+
+
+class InvalidInput(APIError):
+    """Anything wrong with path, query, header or body."""
+
+    code, status, default_message = "INVALID_INPUT", 422, "Invalid input"
+
+
+class NotFound(APIError):
+    """No such path."""
+
+    code, status, default_message = "NOT_FOUND", 404, "Not found"
+
+
+class MethodNotAllowed(APIError):
+    """The path is there, the method is not."""
+
+    code, status, default_message = "METHOD_NOT_ALLOWED", 405, "Method not allowed"
+
+
+class Conflict(APIError):
+    """The row contradicts one that is there (SQLSTATE 23505)."""
+
+    code, status, default_message = "CONFLICT", 409, "Conflicts with the current state"
+
+
+class PayloadTooLarge(APIError):
+    """The body is larger than `MAX_BODY_BYTES`."""
+
+    code, status, default_message = "PAYLOAD_TOO_LARGE", 413, "The request body is too large"
+
+
+class UnsupportedMediaType(APIError):
+    """The body is not JSON, or is encoded."""
+
+    code, status, default_message = "UNSUPPORTED_MEDIA_TYPE", 415, "The body must be application/json"
+
+
+class DatabaseError(APIError):
+    """The database is away, failing over, or did not answer in time."""
+
+    code, status, default_message = "DATABASE_ERROR", 503, "The database is not available"
+    default_headers: ClassVar[Mapping[str, str]] = {"Retry-After": "1"}
+
+
+_BY_STATUS: dict[int, type[APIError]] = {
+    error.status: error
+    for error in (InvalidInput, NotFound, MethodNotAllowed, PayloadTooLarge, UnsupportedMediaType)
+}
+
+
+def wants_problem_json(headers: Headers) -> bool:
+    """Tell whether `Accept` names `application/problem+json`, and no less than `application/json`.
+
+    Quality values are those of RFC 9110, section 12.4.2.
+    """
+    quality: dict[str, float] = {}
+    for media_range in ",".join(headers.getlist("accept")).split(","):
+        name, *parameters = (part.strip().lower() for part in media_range.split(";"))
+        weight = next((p[2:] for p in parameters if p.startswith("q=")), "1")
+        try:
+            quality[name] = float(weight)
+        except ValueError:
+            quality[name] = 0.0
+    return quality.get(PROBLEM_JSON, 0.0) > 0.0 and quality[PROBLEM_JSON] >= quality.get("application/json", 0.0)
+
+
+def error_response(
+    scope: Scope,
+    status: int,
+    code: str,
+    message: str,
+    *,
+    errors: Sequence[Mapping[str, Any]] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """Render an error: the one place that does.
+
+    Parameters
+    ----------
+    scope
+        The ASGI scope of the request, for `Accept` and for the path.
+    status, code, message, errors, headers
+        As in `APIError`.
+
+    Returns
+    -------
+    Response
+        The envelope `{"detail": {...}, "trace_id": ...}`, or a problem document (RFC 9457, section 3).
+    """
+    extensions = {"errors": errors} if errors is not None else {}
+    if wants_problem_json(Headers(scope=scope)):
+        media_type = PROBLEM_JSON
+        body = {
+            "type": "about:blank",
+            "title": http.HTTPStatus(status).phrase,
+            "status": status,
+            "detail": message,
+            "instance": scope.get("path", ""),
+            "code": code,
+            "trace_id": get_trace_id(),
+            **extensions,
+        }
+    else:
+        media_type = "application/json"
+        body = {"detail": {"code": code, "message": message, **extensions}, "trace_id": get_trace_id()}
+    # pydantic's serialiser writes UTF-8 at once; a lone surrogate cannot be written, so names are made clean first.
+    content = pydantic_core.to_json(body)
+    return Response(content, status, {"Vary": "Accept", **(headers or {})}, media_type)
+
+
+def response_for(scope: Scope, error: HTTPException) -> Response:
+    """Render whatever HTTP error was raised, ours or the framework's."""
+    if isinstance(error, APIError):
+        return error_response(
+            scope, error.status, error.code, error.message, errors=error.errors, headers=error.headers
+        )
+    known = _BY_STATUS.get(error.status_code) or (InternalError if error.status_code >= 500 else InvalidInput)
+    return error_response(scope, error.status_code, known.code, known.default_message, headers=error.headers)
+
+
+def _clean(part: int | str) -> int | str:
+    """Make a member name that the client chose fit for an answer: short, and valid Unicode."""
+    if isinstance(part, int):
+        return part
+    return part[:_LONGEST_NAME].encode("utf-8", "replace").decode("utf-8")
+
+
+async def handle_http_error(request: Request, error: Exception) -> Response:
+    """Answer an `HTTPException`; a 405 gets every method of its path in `Allow`."""
+    assert isinstance(error, HTTPException)  # noqa: S101 - what it is registered for
+    if error.status_code == MethodNotAllowed.status:
+        allow = request.app.state.routes.allowed_methods(request.scope["path"])
+        error = MethodNotAllowed(headers={"Allow": ", ".join(allow)})
+    return response_for(request.scope, error)
+
+
+async def handle_validation_error(request: Request, error: Exception) -> Response:
+    """Answer invalid input with what is wrong and where, and never with what was sent."""
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - what it is registered for
+    problems = [
+        {"loc": [_clean(part) for part in problem["loc"]], "msg": problem["msg"], "type": problem["type"]}
+        for problem in error.errors()
+    ]
+    return response_for(request.scope, InvalidInput(errors=problems))

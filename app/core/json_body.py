@@ -1,0 +1,84 @@
+"""Request bodies: strict JSON, and nothing else.
+
+The standard decoder, made to refuse what RFC 8259 leaves open or forbids: duplicate names, NaN and Infinity, other
+encodings than UTF-8. Numbers with a fraction become `Decimal`, so that money keeps every digit that was sent.
+"""
+
+import json
+from collections.abc import Callable, Coroutine
+from decimal import Decimal
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+
+from app.core.errors import UnsupportedMediaType
+
+JSON = "application/json"
+MERGE_PATCH_JSON = "application/merge-patch+json"
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("duplicate member name")
+    return members
+
+
+_decode = json.JSONDecoder(
+    parse_float=Decimal, parse_constant=_refuse_constant, object_pairs_hook=_unique
+).decode
+
+
+def parse_json(body: bytes) -> Any:  # noqa: ANN401 - any JSON value
+    """Decode a body.
+
+    Raises
+    ------
+    json.JSONDecodeError
+        For whatever is wrong with it: too deep and too long numbers included.
+    """
+    try:
+        return _decode(body.decode("utf-8"))
+    except json.JSONDecodeError:
+        raise
+    except (ValueError, ArithmeticError, RecursionError) as error:
+        raise json.JSONDecodeError("Invalid JSON", "", 0) from error
+
+
+class _JSONRequest(Request):
+    async def json(self) -> Any:  # noqa: ANN401 - any JSON value
+        return parse_json(await self.body())
+
+
+class JSONRoute(APIRoute):
+    """A route whose body is JSON: `application/json`, for PATCH also `application/merge-patch+json`."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Put the checks in front of FastAPI's own handler."""
+        handler = super().get_route_handler()
+        if self.body_field is None:
+            return handler
+        accepted = {JSON, MERGE_PATCH_JSON} if "PATCH" in self.methods else {JSON}
+
+        async def strict_handler(request: Request) -> Response:
+            _require_media_type(request, accepted)
+            return await handler(_JSONRequest(request.scope, request.receive))
+
+        return strict_handler
+
+
+def _require_media_type(request: Request, accepted: set[str]) -> None:
+    """Refuse another media type or a content coding (RFC 9110, section 15.5.16) before the body is read."""
+    headers = request.headers
+    if headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers:
+        return  # without a body the schema's own error says more
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    coding = headers.get("content-encoding", "identity").strip().lower()
+    if media_type not in accepted or coding != "identity":
+        names = " or ".join(sorted(accepted))
+        raise UnsupportedMediaType(f"The body must be {names}, not encoded", headers={"Accept": names.replace(" or", ",")})

@@ -1,0 +1,178 @@
+"""Pure ASGI middleware: trace id, access line, metrics, last-resort errors.
+
+A request passes `RequestMiddleware` first and last, so that every answer, whoever made it, has the trace id
+and is counted once. `BaseHTTPMiddleware` would lose context variables and cost a task a request.
+"""
+
+import logging
+from functools import lru_cache
+from time import perf_counter
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.core.errors import InternalError, InvalidInput, MethodNotAllowed, PayloadTooLarge, error_response, response_for
+from app.core.metrics import HTTP_DURATION, HTTP_IN_PROGRESS, HTTP_REQUESTS
+from app.core.routes import RouteTable
+from app.core.tracing import set_trace_id, trace_id_of
+
+_access_log = logging.getLogger("app.access")
+_log = logging.getLogger(__name__)
+
+# Whatever else a client sends is counted as `_OTHER`, as in the OpenTelemetry conventions: series stay bounded.
+_KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"})
+# Asked every few seconds by machines; at INFO they would drown the requests of users.
+_QUIET_PATHS = frozenset({"/health/live", "/health/ready", "/metrics"})
+
+_requests = lru_cache(maxsize=4096)(HTTP_REQUESTS.labels)
+_durations = lru_cache(maxsize=1024)(HTTP_DURATION.labels)
+
+
+class _Exchange:
+    """One request and its answer."""
+
+    def __init__(self, scope: Scope, send: Send, routes: RouteTable) -> None:
+        self.started = perf_counter()
+        self.trace_id = trace_id_of(scope["headers"])
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.client: str | None = scope["client"][0] if scope.get("client") else None
+        # Routing knows GET only; the copy leaves the server's own scope, by which it omits the body, alone.
+        self.scope = {**scope, "method": "GET"} if self.method == "HEAD" else scope
+        self.status: int | None = None
+        self.finished = False
+        self._replacement: bytes | None = None
+        self._send = send
+        self._routes = routes
+
+    async def send(self, message: Message) -> None:
+        """Pass a message of the answer on; before the last one leaves, the request is counted.
+
+        So whoever has an answer in hand finds it in the metrics.
+        """
+        if message["type"] == "http.response.start":
+            await self._send(self._start(message))
+            return
+        last = not message.get("more_body", False)
+        if self._replacement is not None:
+            if not last:
+                return
+            message = {"type": "http.response.body", "body": self._replacement}
+        if self.method == "HEAD":
+            message = {**message, "body": b""}
+        if last:
+            self.finish()
+        await self._send(message)
+
+    def _start(self, message: Message) -> Message:
+        self.status = message["status"]
+        headers = MutableHeaders(scope=message)
+        if self.status >= 400 and not headers.get("content-type", "").startswith("application/"):
+            message, headers = self._enveloped(headers)
+        headers["X-Trace-ID"] = self.trace_id
+        return message
+
+    def _enveloped(self, headers: MutableHeaders) -> tuple[Message, MutableHeaders]:
+        """Put the plain-text error of a library (CORS, trusted hosts) into our envelope."""
+        assert self.status is not None  # noqa: S101 - set by the caller
+        error = InternalError if self.status >= 500 else InvalidInput
+        kept = {k: v for k, v in headers.items() if k not in {"content-type", "content-length"}}
+        response = error_response(self.scope, self.status, error.code, error.default_message, headers=kept)
+        self._replacement = bytes(response.body)
+        message: Message = {"type": "http.response.start", "status": self.status, "headers": response.raw_headers}
+        return message, MutableHeaders(scope=message)
+
+    def finish(self) -> None:
+        """Count and log the request, once."""
+        if self.finished:
+            return
+        self.finished = True
+        duration = perf_counter() - self.started
+        method = self.method if self.method in _KNOWN_METHODS else "_OTHER"
+        template = self._routes.template(self.scope)
+        status = self.status if self.status is not None else 499
+        _requests(method, template, str(status)).inc()
+        _durations(method, template).observe(duration)
+        level = logging.DEBUG if template in _QUIET_PATHS else logging.INFO
+        if _access_log.isEnabledFor(level):
+            extra = {
+                "method": self.method,
+                "path": self.path,
+                "status": status,
+                "duration_ms": round(duration * 1000, 3),
+                "client": self.client,
+            }
+            _access_log.log(level, "%s %s %d", self.method, self.path, status, extra=extra)
+
+
+class RequestMiddleware:
+    """Gives a request its trace id, its access line and its place in the metrics, and a crash its answer."""
+
+    def __init__(self, app: ASGIApp, routes: RouteTable) -> None:
+        self.app = app
+        self.routes = routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        exchange = _Exchange(scope, send, self.routes)
+        set_trace_id(exchange.trace_id)
+        HTTP_IN_PROGRESS.inc()
+        try:
+            await self.app(exchange.scope, receive, exchange.send)
+        except Exception:
+            # Starlette's own handler for `Exception` runs outside of all middleware, without the trace id.
+            _log.exception("unhandled error")
+            if exchange.status is not None:
+                raise  # too late for another answer: the server cuts the connection
+            await response_for(exchange.scope, InternalError())(exchange.scope, receive, exchange.send)
+        finally:
+            HTTP_IN_PROGRESS.dec()
+            exchange.finish()
+
+
+class MethodMiddleware:
+    """Answers 405 where a concrete path lacks the method, before a template takes the path."""
+
+    def __init__(self, app: ASGIApp, routes: RouteTable) -> None:
+        self.app = app
+        self.routes = routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self.routes.refuses(scope["method"], scope["path"]):
+            allow = ", ".join(self.routes.allowed_methods(scope["path"]))
+            await response_for(scope, MethodNotAllowed(headers={"Allow": allow}))(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+
+class BodyLimitMiddleware:
+    """Refuses a body over `max_body_bytes`, declared or chunked (RFC 9110, section 15.5.14).
+
+    FastAPI's own `max_body_size` answers text/plain in one of the two cases.
+    """
+
+    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+        self.app = app
+        self.max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        declared = Headers(scope=scope).get("content-length", "0")
+        if declared.isdecimal() and int(declared) > self.max_body_bytes:
+            await response_for(scope, PayloadTooLarge(headers={"Connection": "close"}))(scope, receive, send)
+            return
+        received = 0
+
+        async def limited_receive() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self.max_body_bytes:
+                raise PayloadTooLarge(headers={"Connection": "close"})
+            return message
+
+        await self.app(scope, limited_receive, send)

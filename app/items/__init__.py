@@ -1,0 +1,1 @@
+"""The items feature; a second resource copies the shape of this folder."""

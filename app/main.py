@@ -1,0 +1,93 @@
+"""The application: a table of contents."""
+
+import logging.config
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from app import __version__
+from app.core import metrics
+from app.core.config import Settings, load_settings
+from app.core.database import Database, Probe
+from app.core.errors import handle_http_error, handle_validation_error
+from app.core.logs import log_config
+from app.core.middleware import BodyLimitMiddleware, MethodMiddleware, RequestMiddleware
+from app.core.routes import RouteTable
+from app.health import router as health
+from app.items import router as items
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Own what lives as long as the process; nothing here needs the database to be there."""
+    settings: Settings = app.state.settings
+    app.state.database = Database(settings)
+    app.state.probe = Probe(settings)
+    yield
+    app.state.probe.close()
+    app.state.database.dispose()
+
+
+def _middleware(settings: Settings, routes: RouteTable) -> list[Middleware]:
+    """List the middleware, outermost first."""
+    stack = [Middleware(RequestMiddleware, routes=routes)]
+    if settings.trusted_hosts:
+        stack.append(Middleware(TrustedHostMiddleware, allowed_hosts=settings.trusted_hosts, www_redirect=False))
+    if settings.cors_origins:
+        stack.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=settings.cors_origins,
+                allow_methods=["*"],
+                allow_headers=["*"],
+                expose_headers=["ETag", "Idempotent-Replayed", "Link", "Location", "Retry-After", "X-Trace-ID"],
+            )
+        )
+    return [
+        *stack,
+        Middleware(BodyLimitMiddleware, max_body_bytes=settings.max_body_bytes),
+        Middleware(MethodMiddleware, routes=routes),
+    ]
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Compose the service.
+
+    Parameters
+    ----------
+    settings
+        By default those of the environment.
+    """
+    settings = settings or load_settings()
+    logging.config.dictConfig(log_config(settings))
+    routes = RouteTable()
+    app = FastAPI(
+        title=settings.service_name,
+        version=__version__,
+        lifespan=lifespan,
+        middleware=_middleware(settings, routes),
+        exception_handlers={
+            HTTPException: handle_http_error,
+            RequestValidationError: handle_validation_error,
+        },
+        redirect_slashes=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+    )
+    app.state.settings = settings
+    app.state.routes = routes
+
+    app.include_router(health.router)
+    app.include_router(metrics.router)
+    app.include_router(items.router)
+
+    routes.fill(app)
+    return app
+
+
+app = create_app()
