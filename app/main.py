@@ -46,7 +46,14 @@ def _middleware(settings: Settings, routes: RouteTable) -> list[Middleware]:
                 allow_origins=settings.cors_origins,
                 allow_methods=["*"],
                 allow_headers=["*"],
-                expose_headers=["ETag", "Idempotent-Replayed", "Link", "Location", "Retry-After", "X-Trace-ID"],
+                expose_headers=[
+                    "ETag",
+                    "Idempotent-Replayed",
+                    "Link",
+                    "Location",
+                    "Retry-After",
+                    "X-Trace-ID",
+                ],
             )
         )
     return [

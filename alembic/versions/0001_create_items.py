@@ -25,14 +25,22 @@ def upgrade() -> None:
         sa.Column("name", sa.Text(collation="C"), nullable=False),
         sa.Column("price", sa.Numeric(precision=12, scale=2), nullable=False),
         sa.Column("description", sa.Text(), nullable=True),
-        sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
-        sa.Column("updated_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("now()"),
+            nullable=False,
+        ),
+        sa.Column(
+            "updated_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("now()"),
+            nullable=False,
+        ),
         sa.Column("version", sa.BigInteger(), server_default=sa.text("1"), nullable=False),
         sa.CheckConstraint("char_length(name) BETWEEN 1 AND 255", name=op.f("ck_items_name_length")),
         sa.CheckConstraint("price > 0 AND price <> 'NaN'", name=op.f("ck_items_price_positive")),
-        sa.CheckConstraint(
-            "char_length(description) <= 10000", name=op.f("ck_items_description_length")
-        ),
+        sa.CheckConstraint("char_length(description) <= 10000", name=op.f("ck_items_description_length")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_items")),
     )
     for column in ("name", "price", "created_at"):

@@ -61,7 +61,11 @@ class Settings(BaseSettings):
     """Every variable that the service reads; durations are in seconds, sizes in bytes."""
 
     model_config = SettingsConfigDict(
-        env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
     )
 
     service_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,63}$")] = "items-service"

@@ -92,7 +92,11 @@ class PayloadTooLarge(APIError):
 class UnsupportedMediaType(APIError):
     """The body is not JSON, or is encoded."""
 
-    code, status, default_message = "UNSUPPORTED_MEDIA_TYPE", 415, "The body must be application/json"
+    code, status, default_message = (
+        "UNSUPPORTED_MEDIA_TYPE",
+        415,
+        "The body must be application/json",
+    )
 
 
 class DatabaseError(APIError):
@@ -103,8 +107,7 @@ class DatabaseError(APIError):
 
 
 _BY_STATUS: dict[int, type[APIError]] = {
-    error.status: error
-    for error in (InvalidInput, NotFound, MethodNotAllowed, PayloadTooLarge, UnsupportedMediaType)
+    error.status: error for error in (InvalidInput, NotFound, MethodNotAllowed, PayloadTooLarge, UnsupportedMediaType)
 }
 
 
@@ -162,7 +165,10 @@ def error_response(
         }
     else:
         media_type = "application/json"
-        body = {"detail": {"code": code, "message": message, **extensions}, "trace_id": get_trace_id()}
+        body = {
+            "detail": {"code": code, "message": message, **extensions},
+            "trace_id": get_trace_id(),
+        }
     # pydantic's serialiser writes UTF-8 at once; a lone surrogate cannot be written, so names are made clean first.
     content = pydantic_core.to_json(body)
     return Response(content, status, {"Vary": "Accept", **(headers or {})}, media_type)
@@ -172,7 +178,12 @@ def response_for(scope: Scope, error: HTTPException) -> Response:
     """Render whatever HTTP error was raised, ours or the framework's."""
     if isinstance(error, APIError):
         return error_response(
-            scope, error.status, error.code, error.message, errors=error.errors, headers=error.headers
+            scope,
+            error.status,
+            error.code,
+            error.message,
+            errors=error.errors,
+            headers=error.headers,
         )
     known = _BY_STATUS.get(error.status_code) or (InternalError if error.status_code >= 500 else InvalidInput)
     return error_response(scope, error.status_code, known.code, known.default_message, headers=error.headers)
@@ -198,7 +209,11 @@ async def handle_validation_error(request: Request, error: Exception) -> Respons
     """Answer invalid input with what is wrong and where, and never with what was sent."""
     assert isinstance(error, RequestValidationError)  # noqa: S101 - what it is registered for
     problems = [
-        {"loc": [_clean(part) for part in problem["loc"]], "msg": problem["msg"], "type": problem["type"]}
+        {
+            "loc": [_clean(part) for part in problem["loc"]],
+            "msg": problem["msg"],
+            "type": problem["type"],
+        }
         for problem in error.errors()
     ]
     return response_for(request.scope, InvalidInput(errors=problems))

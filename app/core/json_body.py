@@ -29,9 +29,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
-_decode = json.JSONDecoder(
-    parse_float=Decimal, parse_constant=_refuse_constant, object_pairs_hook=_unique
-).decode
+_decode = json.JSONDecoder(parse_float=Decimal, parse_constant=_refuse_constant, object_pairs_hook=_unique).decode
 
 
 def parse_json(body: bytes) -> Any:  # noqa: ANN401 - any JSON value
@@ -63,7 +61,7 @@ class JSONRoute(APIRoute):
         handler = super().get_route_handler()
         if self.body_field is None:
             return handler
-        accepted = {JSON, MERGE_PATCH_JSON} if "PATCH" in self.methods else {JSON}
+        accepted = {JSON, MERGE_PATCH_JSON} if "PATCH" in (self.methods or ()) else {JSON}
 
         async def strict_handler(request: Request) -> Response:
             _require_media_type(request, accepted)
@@ -81,4 +79,6 @@ def _require_media_type(request: Request, accepted: set[str]) -> None:
     coding = headers.get("content-encoding", "identity").strip().lower()
     if media_type not in accepted or coding != "identity":
         names = " or ".join(sorted(accepted))
-        raise UnsupportedMediaType(f"The body must be {names}, not encoded", headers={"Accept": names.replace(" or", ",")})
+        raise UnsupportedMediaType(
+            f"The body must be {names}, not encoded", headers={"Accept": names.replace(" or", ",")}
+        )

@@ -1,10 +1,22 @@
-"""Process-wide state that the server and the app share."""
+"""What the server and the app both know about the life of this process.
+
+The server (`app/server`) writes it, the app reads it; `core` knows nothing of the server.
+"""
 
 
 class Lifecycle:
-    """Where the process stands between its start and its end."""
+    """The state of one process.
 
-    draining: bool = False
+    Attributes
+    ----------
+    draining
+        True from the moment that the whole service is told to end. Readiness then answers 503, so
+        that load balancers send no more; requests that come nevertheless are served. A worker that
+        alone is replaced (reload, recycling) does not drain: the service stays ready.
+    """
+
+    def __init__(self) -> None:
+        self.draining = False
 
 
 lifecycle = Lifecycle()

@@ -22,9 +22,7 @@ class JSONFormatter(JsonFormatter):
         super().__init__()
         self._service = service
 
-    def add_fields(
-        self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]
-    ) -> None:
+    def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
         """Fill `log_data`: the fixed fields first, then whatever the caller gave as `extra`."""
         created = datetime.fromtimestamp(record.created, UTC)
         log_data["timestamp"] = created.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -19,6 +19,7 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    disable_created_metrics,
     generate_latest,
     multiprocess,
     values,
@@ -30,7 +31,7 @@ from app import __version__
 MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR" in os.environ
 if MULTIPROCESS:
     _slot = os.environ.get("METRICS_SLOT", str(os.getpid()))
-    values.ValueClass = values.MultiProcessValue(process_identifier=lambda: _slot)
+    values.ValueClass = values.MultiProcessValue(process_identifier=lambda: _slot)  # type: ignore[no-untyped-call]
 
 # Seconds; the advice of the OpenTelemetry semantic conventions for http.server.request.duration.
 DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
@@ -42,16 +43,20 @@ HTTP_DURATION = Histogram(
     ["method", "path"],
     buckets=DURATION_BUCKETS,
 )
-HTTP_IN_PROGRESS = Gauge(
-    "http_requests_in_progress", "Requests that are being served.", multiprocess_mode="livesum"
-)
+HTTP_IN_PROGRESS = Gauge("http_requests_in_progress", "Requests that are being served.", multiprocess_mode="livesum")
 DB_POOL_CONNECTIONS = Gauge(
-    "db_pool_connections", "Connections of the pools, by state.", ["state"], multiprocess_mode="livesum"
+    "db_pool_connections",
+    "Connections of the pools, by state.",
+    ["state"],
+    multiprocess_mode="livesum",
 )
 DB_POOL_WAIT = Histogram(
-    "db_pool_wait_seconds", "Seconds that a unit of work waited for a connection.", buckets=DURATION_BUCKETS
+    "db_pool_wait_seconds",
+    "Seconds that a unit of work waited for a connection.",
+    buckets=DURATION_BUCKETS,
 )
 APP_INFO = Gauge("app_info", "Always 1; the version is in the label.", ["version"], multiprocess_mode="max")
+disable_created_metrics()  # type: ignore[no-untyped-call]
 APP_INFO.labels(__version__).set(1)
 
 router = APIRouter(tags=["operations"])
@@ -64,7 +69,7 @@ def _registry() -> CollectorRegistry:
     if not MULTIPROCESS:
         return REGISTRY
     registry = CollectorRegistry()
-    multiprocess.MultiProcessCollector(registry)
+    multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return registry
 
 

@@ -11,7 +11,14 @@ from time import perf_counter
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.core.errors import InternalError, InvalidInput, MethodNotAllowed, PayloadTooLarge, error_response, response_for
+from app.core.errors import (
+    InternalError,
+    InvalidInput,
+    MethodNotAllowed,
+    PayloadTooLarge,
+    error_response,
+    response_for,
+)
 from app.core.metrics import HTTP_DURATION, HTTP_IN_PROGRESS, HTTP_REQUESTS
 from app.core.routes import RouteTable
 from app.core.tracing import set_trace_id, trace_id_of
@@ -79,7 +86,11 @@ class _Exchange:
         kept = {k: v for k, v in headers.items() if k not in {"content-type", "content-length"}}
         response = error_response(self.scope, self.status, error.code, error.default_message, headers=kept)
         self._replacement = bytes(response.body)
-        message: Message = {"type": "http.response.start", "status": self.status, "headers": response.raw_headers}
+        message: Message = {
+            "type": "http.response.start",
+            "status": self.status,
+            "headers": response.raw_headers,
+        }
         return message, MutableHeaders(scope=message)
 
     def finish(self) -> None:
@@ -113,6 +124,7 @@ class RequestMiddleware:
         self.routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -140,6 +152,7 @@ class MethodMiddleware:
         self.routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection."""
         if scope["type"] == "http" and self.routes.refuses(scope["method"], scope["path"]):
             allow = ", ".join(self.routes.allowed_methods(scope["path"]))
             await response_for(scope, MethodNotAllowed(headers={"Allow": allow}))(scope, receive, send)
@@ -158,6 +171,7 @@ class BodyLimitMiddleware:
         self.max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return

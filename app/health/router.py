@@ -1,8 +1,9 @@
 """`/health/live` and `/health/ready`: neither ever waits for a thread."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
 from app.core.database import Probe
@@ -28,7 +29,7 @@ class NotReady(APIError):
     """Send the traffic elsewhere."""
 
     code, status, default_message = "DATABASE_ERROR", 503, "The database does not answer"
-    default_headers = {"Retry-After": "1"}
+    default_headers: ClassVar[Mapping[str, str]] = {"Retry-After": "1"}
 
 
 @router.get("/live", summary="Liveness")

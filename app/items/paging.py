@@ -51,7 +51,12 @@ _COLUMNS: dict[str, InstrumentedAttribute[Any]] = {
     "price": Item.price,
     "created_at": Item.created_at,
 }
-_PARSERS: dict[str, Callable[[str], Any]] = {"id": int, "name": _name, "price": _price, "created_at": _moment}
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    "id": int,
+    "name": _name,
+    "price": _price,
+    "created_at": _moment,
+}
 
 
 def paged(statement: Select[Any], query: ItemQuery) -> Select[Any]:

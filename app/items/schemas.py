@@ -83,7 +83,11 @@ Price = Annotated[
     ),
 ]
 Description = Annotated[str, StringConstraints(max_length=10_000), AfterValidator(_no_nul)]
-Timestamp = Annotated[datetime, PlainSerializer(_rfc3339, return_type=str), WithJsonSchema({"type": "string", "format": "date-time"})]
+Timestamp = Annotated[
+    datetime,
+    PlainSerializer(_rfc3339, return_type=str),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
+]
 PriceBound = Annotated[
     Decimal,
     BeforeValidator(_decimal_text),

@@ -36,12 +36,17 @@ def connect_arguments(settings: Settings) -> dict[str, Any]:
         milliseconds = round(settings.db_statement_timeout * 1000)
         ours = f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds}"
         given["options"] = f"{given.get('options', '')} {ours}".strip()
-    return {"dsn": url, **defaults, **{k: v for k, v in given.items() if k in defaults or k == "options"}}
+    return {
+        "dsn": url,
+        **defaults,
+        **{k: v for k, v in given.items() if k in defaults or k == "options"},
+    }
 
 
 def connect(settings: Settings) -> PsycopgConnection:
     """Open one connection."""
-    return psycopg2.connect(**connect_arguments(settings))
+    connection: PsycopgConnection = psycopg2.connect(**connect_arguments(settings))
+    return connection
 
 
 def create_pooled_engine(settings: Settings) -> Engine:

@@ -38,7 +38,11 @@ def typed_error(error: SQLAlchemyError) -> APIError:
     if _is_unavailable(error, state):
         _log.warning("database error", extra={"sqlstate": state, "error": _primary_message(error)})
         return DatabaseError()
-    _log.error("database defect", extra={"sqlstate": state, "error": _primary_message(error)}, exc_info=error)
+    _log.error(
+        "database defect",
+        extra={"sqlstate": state, "error": _primary_message(error)},
+        exc_info=error,
+    )
     return InternalError()
 
 

@@ -40,16 +40,28 @@ class ReadSession(Protocol):
     """Runs `work(connection, *args)` and returns what it returns."""
 
     async def __call__(
-        self, work: Callable[Concatenate[ReadConnection, P], T], /, *args: P.args, **kwargs: P.kwargs
-    ) -> T: ...
+        self,
+        work: Callable[Concatenate[ReadConnection, P], T],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Run it."""
+        ...
 
 
 class WriteSession(Protocol):
     """Runs `work(connection, *args)`, commits, and returns what it returned."""
 
     async def __call__(
-        self, work: Callable[Concatenate[WriteConnection, P], T], /, *args: P.args, **kwargs: P.kwargs
-    ) -> T: ...
+        self,
+        work: Callable[Concatenate[WriteConnection, P], T],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Run it."""
+        ...
 
 
 class Database:
@@ -69,7 +81,11 @@ class Database:
         self._busy = 0
 
     async def read(
-        self, work: Callable[Concatenate[ReadConnection, P], T], /, *args: P.args, **kwargs: P.kwargs
+        self,
+        work: Callable[Concatenate[ReadConnection, P], T],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
     ) -> T:
         """Run a read; one that is broken by a lost connection is repeated on a fresh one, once."""
 
@@ -88,7 +104,11 @@ class Database:
         return await self._run(unit)
 
     async def write(
-        self, work: Callable[Concatenate[WriteConnection, P], T], /, *args: P.args, **kwargs: P.kwargs
+        self,
+        work: Callable[Concatenate[WriteConnection, P], T],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
     ) -> T:
         """Run one writing statement, which commits by itself. It is never repeated."""
 
@@ -99,7 +119,11 @@ class Database:
         return await self._run(unit)
 
     async def transaction(
-        self, work: Callable[Concatenate[WriteConnection, P], T], /, *args: P.args, **kwargs: P.kwargs
+        self,
+        work: Callable[Concatenate[WriteConnection, P], T],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
     ) -> T:
         """Run several statements in one transaction; the whole is repeated on 40001 and 40P01, bounded."""
 

@@ -1,0 +1,1 @@
+"""Processes, signals, sockets: gunicorn's settings and the uvicorn worker class."""

@@ -1,0 +1,62 @@
+"""What the master and its workers tell each other: a few bytes of shared memory.
+
+A signal says no more than its number: a worker that gets SIGTERM cannot know whether the whole
+service ends (then readiness must turn) or it alone is replaced (then it must not).
+"""
+
+import mmap
+
+# Slots are small numbers (see `gunicorn_conf.pre_fork`): at most two for each of WEB_CONCURRENCY's
+# 256 workers, while a reload replaces them. One page holds them all.
+_SIZE = 4096
+
+_RUNNING, _DRAIN, _LEAVE = 0, 1, 2
+_EMPTY, _BOOTING, _ACCEPTING = 0, 1, 2
+
+
+class Board:
+    """One byte for the service, one for each slot. Made in the master before the first fork.
+
+    Every byte has one writer at a time, and is written at once: no lock is needed.
+    """
+
+    def __init__(self) -> None:
+        self._bytes = mmap.mmap(-1, _SIZE)
+
+    @property
+    def halting(self) -> bool:
+        """Whether the whole service ends."""
+        return self._bytes[0] != _RUNNING
+
+    @property
+    def drains(self) -> bool:
+        """Whether it drains before it ends."""
+        return self._bytes[0] == _DRAIN
+
+    def halt(self, *, drain: bool) -> None:
+        """Announce, in the master, that the whole service ends."""
+        if not self.halting:
+            self._bytes[0] = _DRAIN if drain else _LEAVE
+
+    def booting(self, slot: int) -> None:
+        """Note, in the master, that a worker is about to be forked."""
+        self._bytes[1 + slot] = _BOOTING
+
+    def accepting(self, slot: int) -> None:
+        """Note, in the worker, that it accepts connections."""
+        self._bytes[1 + slot] = _ACCEPTING
+
+    def gone(self, slot: int) -> None:
+        """Note that the worker is retiring, or dead: others must not count on it."""
+        self._bytes[1 + slot] = _EMPTY
+
+    def anyone_accepting(self) -> bool:
+        """Tell whether some worker accepts connections and means to stay."""
+        return self._bytes.find(bytes((_ACCEPTING,)), 1) > 0
+
+    def anyone_booting(self) -> bool:
+        """Tell whether some worker will soon accept connections."""
+        return self._bytes.find(bytes((_BOOTING,)), 1) > 0
+
+
+board = Board()

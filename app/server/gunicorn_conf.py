@@ -1,0 +1,92 @@
+"""gunicorn's settings and hooks; `gunicorn.conf.py` imports them.
+
+It runs once, in the master, before any worker is forked. The master imports neither the app nor
+`app.core.metrics`: a reload brings new code, and the master writes no metrics.
+"""
+
+import math
+import os
+import signal
+from types import FrameType
+
+from gunicorn.arbiter import Arbiter
+
+from app.core.config import load_settings
+from app.core.logs import log_config
+from app.server import metrics_dir
+from app.server.board import board
+from app.server.server import LIFESPAN_SECONDS
+from app.server.streams import capture_stderr
+from app.server.worker import ServiceWorker
+
+_settings = load_settings()
+_host = f"[{_settings.host.strip('[]')}]" if ":" in _settings.host else _settings.host
+
+logconfig_dict = log_config(_settings)
+capture_stderr(logconfig_dict)
+loglevel = _settings.log_level.lower()
+
+bind = [f"{_host}:{_settings.port}"]
+workers = _settings.web_concurrency
+worker_class = "app.server.worker.ServiceWorker"
+worker_tmp_dir = str(metrics_dir.memory_dir())
+proc_name = _settings.service_name
+forwarded_allow_ips = _settings.forwarded_allow_ips
+# It would let whoever reaches its file change the number of workers; signals do.
+control_socket_disable = True
+# Above the idle time of load balancers (AWS and Google: 60 s), so that it is they who close.
+keepalive = 75
+# A worker reports every second or two; one that does not for so long is hung, and is replaced.
+timeout = 20
+# The last resort: whoever has not left by then is killed. The margin is for the worker's own ends.
+graceful_timeout = math.ceil(
+    _settings.drain_seconds + _settings.shutdown_timeout + LIFESPAN_SECONDS + 5
+)
+
+_metrics_folder = str(metrics_dir.prepare())
+
+
+def when_ready(server: Arbiter) -> None:
+    """Let the workers know at once when the whole service is to end.
+
+    The master may come to its signals late, as a reload keeps it until the old workers are gone.
+    """
+
+    def announce(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != server.pid:
+            os._exit(0)  # a worker just forked, with its master's handlers: it has nothing to finish
+        if number == signal.SIGINT and not board.halting:
+            # gunicorn would cut off what is in flight; the first Ctrl-C is graceful, without a
+            # drain since no load balancer watches a terminal. The second one is quick.
+            board.halt(drain=False)
+            number = signal.SIGTERM
+        elif number == signal.SIGTERM:
+            board.halt(drain=True)
+        server.signal(number, frame)
+
+    signal.signal(signal.SIGTERM, announce)
+    signal.signal(signal.SIGINT, announce)
+
+
+def pre_fork(server: Arbiter, worker: ServiceWorker) -> None:
+    """Give the worker the lowest free slot, so that it goes on with its predecessor's metrics."""
+    taken = {living.slot for living in server.WORKERS.values()}
+    worker.slot = next(slot for slot in range(len(taken) + 1) if slot not in taken)
+    board.booting(worker.slot)
+
+
+def post_fork(_server: Arbiter, worker: ServiceWorker) -> None:
+    """Tell the worker its slot."""
+    os.environ["METRICS_SLOT"] = str(worker.slot)
+
+
+def child_exit(_server: Arbiter, worker: ServiceWorker) -> None:
+    """Clear the slot of a dead worker; its counters stay.
+
+    gunicorn calls this before it forks again, so the slot has no new owner yet.
+    """
+    # Imported late: prometheus_client must not be there before its folder is.
+    from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415
+
+    board.gone(worker.slot)
+    mark_process_dead(worker.slot, _metrics_folder)

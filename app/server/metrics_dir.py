@@ -1,0 +1,85 @@
+"""The folder in which the workers keep their metrics (see `app.core.metrics`), made by the master.
+
+Its owner holds a lock on it (`flock`), and so do the workers that it forks. The kernel drops the lock
+with the last of them, however they die; a folder that can be locked is therefore nobody's. A process
+id in its name would not do: they are used again, and containers that share `/dev/shm` have their own.
+"""
+
+import atexit
+import fcntl
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+_PREFIX = "service-metrics-"
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - only as the parent of a private folder
+
+
+def memory_dir() -> Path:
+    """Find a folder for small hot files: in memory where there is one, so no disk ever stalls us."""
+    usable = _SHARED_MEMORY.is_dir() and os.access(_SHARED_MEMORY, os.W_OK | os.X_OK)
+    return _SHARED_MEMORY if usable else Path(tempfile.gettempdir())
+
+
+def prepare() -> Path:
+    """Make an empty folder, or empty the one that the environment names; it goes when we exit.
+
+    Returns
+    -------
+    Path
+        The folder, which is from now on in `PROMETHEUS_MULTIPROC_DIR`.
+    """
+    given = os.environ.get(VARIABLE, "")
+    # A private one can only be that of a living master whose environment we inherit (SIGUSR2).
+    own = not given or Path(given).name.startswith(_PREFIX)
+    if own:
+        _prune(memory_dir())
+        folder = _private(memory_dir())
+    else:
+        folder = Path(given)
+        folder.mkdir(parents=True, exist_ok=True)
+        _empty(folder)
+    os.environ[VARIABLE] = str(folder)
+    atexit.register(_at_exit, folder, own=own, owner=os.getpid())
+    return folder
+
+
+def _private(parent: Path) -> Path:
+    """Make a folder that is locked before it has the name by which `_prune` finds it."""
+    new = Path(tempfile.mkdtemp(prefix=".new-", dir=parent))
+    # Never closed: it is the lock. It is not inherited through exec.
+    fcntl.flock(os.open(new, os.O_RDONLY | os.O_DIRECTORY), fcntl.LOCK_EX)
+    return new.rename(parent / f"{_PREFIX}{os.getpid()}-{new.name.removeprefix('.new-')}")
+
+
+def _prune(parent: Path) -> None:
+    """Remove the folders of masters that were killed."""
+    for folder in parent.glob(f"{_PREFIX}*"):
+        try:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError:  # another user's, or just removed by another starter
+            continue
+        try:
+            if os.fstat(descriptor).st_uid == os.geteuid():
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+        except BlockingIOError:
+            pass  # in use
+        finally:
+            os.close(descriptor)
+
+
+def _empty(folder: Path) -> None:
+    for file in folder.glob("*.db"):
+        file.unlink(missing_ok=True)
+
+
+def _at_exit(folder: Path, *, own: bool, owner: int) -> None:
+    if os.getpid() != owner:  # a worker inherits the exit handlers of its master
+        return
+    if own:
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        _empty(folder)

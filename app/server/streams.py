@@ -1,0 +1,86 @@
+"""Turns what would be plain text on stderr into log lines.
+
+gunicorn prints some of its failures, and Python every uncaught exception, to stderr as plain text;
+the contract promises JSON on stdout from the first line to the last.
+"""
+
+import io
+import logging
+import logging.config
+import sys
+import threading
+from types import TracebackType
+from typing import Any, TextIO
+
+_log = logging.getLogger("stderr")
+
+
+class LoggedStream(io.TextIOBase):
+    """A text stream that logs what is written, a record for each thing said."""
+
+    def __init__(self, fallback: TextIO) -> None:
+        self._fallback = fallback
+        self._text = ""
+        self._logging = False
+
+    def writable(self) -> bool:
+        """Say yes."""
+        return True
+
+    def fileno(self) -> int:
+        """Give the real stream's file descriptor, for who passes it on to a child."""
+        return self._fallback.fileno()
+
+    def write(self, text: str) -> int:
+        """Collect `text`; a line is logged when it ends, a traceback when it is flushed."""
+        if self._logging:  # the log handler itself has failed, and says so
+            return self._fallback.write(text)
+        self._text += text
+        if text.endswith("\n") and "Traceback (" not in self._text:
+            self.flush()
+        return len(text)
+
+    def flush(self) -> None:
+        """Log what was collected."""
+        text, self._text = self._text.strip(), ""
+        if not text or self._logging:
+            return
+        self._logging = True
+        try:
+            _log.error("%s", text)
+        finally:
+            self._logging = False
+
+
+def _log_uncaught(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    # gunicorn raises HaltServer twice when two workers fail to boot; the second is not caught.
+    reason = getattr(error, "reason", None)
+    if reason is not None:
+        _log.critical("%s", reason)
+    else:
+        _log.critical("Uncaught %s", kind.__name__, exc_info=(kind, error, traceback))
+
+
+def _log_uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
+    if args.exc_value is not None:
+        _log_uncaught(args.exc_type, args.exc_value, args.exc_traceback)
+
+
+def capture_stderr(log_config: dict[str, Any]) -> None:
+    """Log what goes to `sys.stderr` from now on, uncaught exceptions and warnings included.
+
+    Parameters
+    ----------
+    log_config
+        For `logging.config.dictConfig`; applied at once, as the first failure may come before
+        gunicorn applies it.
+    """
+    if isinstance(sys.stderr, LoggedStream):
+        return
+    logging.config.dictConfig(log_config)
+    logging.captureWarnings(capture=True)
+    sys.excepthook = _log_uncaught
+    threading.excepthook = _log_uncaught_in_thread
+    sys.stderr = LoggedStream(sys.__stderr__ or sys.stderr)

@@ -1,0 +1,80 @@
+"""The worker class: one process, one event loop, one `ServiceServer`."""
+
+import os
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import Any
+
+from gunicorn.arbiter import Arbiter
+from uvicorn_worker import UvicornWorker
+
+from app.core.config import load_settings
+from app.server.board import board
+from app.server.server import ServiceServer
+
+# Threads that nobody can stop (a query, a resolver) get so long after the last word was said.
+_LAST_SECONDS = 1.0
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    os._exit(0)
+
+
+class ServiceWorker(UvicornWorker):
+    """A gunicorn worker that serves ASGI with uvloop and httptools.
+
+    Attributes
+    ----------
+    slot
+        The lowest number that no other living worker has; set by the master before it forks.
+    """
+
+    CONFIG_KWARGS: dict[str, Any] = {  # noqa: RUF012 - as uvicorn-worker declares it
+        "loop": "uvloop",
+        "http": "app.server.protocol:ServiceProtocol",
+        "ws": "none",
+        "lifespan": "on",
+        "access_log": False,
+        "server_header": False,
+        # Seconds between two signs of life; uvicorn looks once a second.
+        "timeout_notify": 0.5,
+    }
+    slot: int = 0
+
+    def init_signals(self) -> None:
+        """Leave at once when told to before the server listens: nothing is in flight yet."""
+        super().init_signals()
+        signal.signal(signal.SIGTERM, _leave)
+        signal.signal(signal.SIGQUIT, _leave)
+        # Ctrl-C reaches the whole process group; what it means is the master's business.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def load_wsgi(self) -> None:
+        """Import the app; when that fails, say so once and end the service instead of trying on."""
+        try:
+            super().load_wsgi()
+        except (Exception, SystemExit):
+            self.log.exception("The application cannot be loaded")
+            sys.exit(Arbiter.APP_LOAD_ERROR)
+
+    async def _serve(self) -> None:
+        settings = load_settings()
+        self.config.app = self.wsgi
+        server = ServiceServer(
+            self.config,
+            board=board,
+            slot=self.slot,
+            parent=self.ppid,
+            drain_seconds=settings.drain_seconds,
+            finish_seconds=settings.shutdown_timeout,
+        )
+        # The sockets themselves, not gunicorn's wrappers: uvloop would close their descriptors twice.
+        await server.serve(sockets=[listener.sock for listener in self.sockets])
+        if not server.started:
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+        # The interpreter waits for threads without a bound.
+        watchdog = threading.Timer(_LAST_SECONDS, os._exit, (0,))
+        watchdog.daemon = True
+        watchdog.start()
