@@ -139,6 +139,20 @@ class Item(BaseModel):
         )
 
 
+class ItemBatchCreate(BaseModel):
+    """Many items at once."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    items: Annotated[list[ItemCreate], Field(min_length=1, max_length=1000)]
+
+
+class ItemBatch(BaseModel):
+    """The new items, in the order sent."""
+
+    items: list[Item]
+
+
 class ItemPage(BaseModel):
     """One page of the list."""
 

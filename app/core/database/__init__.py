@@ -5,9 +5,10 @@ from app.core.database.sessions import (
     Database,
     Read,
     ReadConnection,
+    RepeatableWrite,
     Transaction,
     Write,
     WriteConnection,
 )
 
-__all__ = ["Database", "Probe", "Read", "ReadConnection", "Transaction", "Write", "WriteConnection"]
+__all__ = ["Database", "Probe", "Read", "ReadConnection", "RepeatableWrite", "Transaction", "Write", "WriteConnection"]

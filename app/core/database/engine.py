@@ -34,7 +34,7 @@ def connect_arguments(settings: Settings) -> dict[str, Any]:
     if settings.db_statement_timeout > 0:
         # Zero sends no `options`, which PgBouncer refuses.
         milliseconds = round(settings.db_statement_timeout * 1000)
-        ours = f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds}"
+    XX
         given["options"] = f"{given.get('options', '')} {ours}".strip()
     return {
         "dsn": url,

@@ -10,7 +10,9 @@ import random
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from contextvars import copy_context
+from functools import partial
 from typing import Annotated, Concatenate, NewType, ParamSpec, Protocol, TypeVar
 
 from fastapi import Depends, Request
@@ -30,6 +32,8 @@ ReadConnection = NewType("ReadConnection", Connection)
 """What a reading function of a store takes."""
 WriteConnection = NewType("WriteConnection", ReadConnection)
 """What a writing function of a store takes; it will do for a reading one, but not the other way round."""
+
+Begin = Callable[[], AbstractContextManager[Connection]]
 
 _TRIES = 3
 _in_use = DB_POOL_CONNECTIONS.labels("in_use")
@@ -64,11 +68,31 @@ class WriteSession(Protocol):
         ...
 
 
+def _writing(connection: Connection) -> WriteConnection:
+    return WriteConnection(ReadConnection(connection))
+
+
+def _work(begin: Begin, work: Callable[[Connection], T], *, repeat_if_lost: bool) -> T:
+    """Do a unit of work, in a thread; what PostgreSQL rolled back for the sake of another is done again."""
+    for remaining in reversed(range(_TRIES)):
+        try:
+            with begin() as connection:
+                return work(connection)
+        except DBAPIError as error:
+            lost = repeat_if_lost and error.connection_invalidated
+            if not remaining or not (lost or sqlstate_of(error) in REPEATABLE):
+                raise
+            repeat_if_lost = repeat_if_lost and not lost
+        time.sleep(random.uniform(0.0, 0.05))  # noqa: S311 - jitter, so that two do not meet again
+    raise AssertionError("unreachable")
+
+
 class Database:
     """One engine, its threads, and the queue in front of them. Make it after the fork, in the event loop.
 
-    All three ways to run a unit of work raise an `APIError` where the database fails: `DatabaseError` when
-    it is away or late, or when no connection came free within `DB_POOL_TIMEOUT`.
+    Every way to run a unit of work raise an `APIError` where the database fails: `DatabaseError` when
+    it is away or late, or when no connection came free within `DB_POOL_TIMEOUT`. A unit that PostgreSQL rolled back
+    with 40001 or 40P01 is repeated, at most twice.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -80,67 +104,34 @@ class Database:
         self._pool_timeout = settings.db_pool_timeout
         self._busy = 0
 
-    async def read(
-        self,
-        work: Callable[Concatenate[ReadConnection, P], T],
-        /,
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> T:
-        """Run a read; one that is broken by a lost connection is repeated on a fresh one, once."""
-
-        def unit() -> T:
-            try:
-                return attempt()
-            except DBAPIError as error:
-                if not error.connection_invalidated:
-                    raise
-                return attempt()
-
-        def attempt() -> T:
-            with self._autocommit.connect() as connection:
-                return work(ReadConnection(connection), *args, **kwargs)
-
-        return await self._run(unit)
+    async def read(self, work: Callable[Concatenate[ReadConnection, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a read; where the connection is lost it is repeated, once."""
+        begin = self._autocommit.connect
+        return await self._run(begin, lambda c: work(ReadConnection(c), *args, **kwargs), repeat_if_lost=True)
 
     async def write(
-        self,
-        work: Callable[Concatenate[WriteConnection, P], T],
-        /,
-        *args: P.args,
-        **kwargs: P.kwargs,
+        self, work: Callable[Concatenate[WriteConnection, P], T], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run one writing statement, which commits by itself. It is never repeated."""
+        """Run a writing statement, which commits by itself; never repeated where its outcome is unknown."""
+        begin = self._autocommit.connect
+        return await self._run(begin, lambda c: work(_writing(c), *args, **kwargs), repeat_if_lost=False)
 
-        def unit() -> T:
-            with self._autocommit.connect() as connection:
-                return work(WriteConnection(ReadConnection(connection)), *args, **kwargs)
-
-        return await self._run(unit)
+    async def repeatable_write(
+        self, work: Callable[Concatenate[WriteConnection, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run a writing statement that does nothing the second time (an idempotency key makes it so)."""
+        begin = self._autocommit.connect
+        return await self._run(begin, lambda c: work(_writing(c), *args, **kwargs), repeat_if_lost=True)
 
     async def transaction(
-        self,
-        work: Callable[Concatenate[WriteConnection, P], T],
-        /,
-        *args: P.args,
-        **kwargs: P.kwargs,
+        self, work: Callable[Concatenate[WriteConnection, P], T], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run several statements in one transaction; the whole is repeated on 40001 and 40P01, bounded."""
+        """Run several statements and commit them together."""
+        begin = self._engine.begin
+        return await self._run(begin, lambda c: work(_writing(c), *args, **kwargs), repeat_if_lost=False)
 
-        def unit() -> T:
-            for remaining in reversed(range(_TRIES)):
-                try:
-                    with self._engine.begin() as connection:
-                        return work(WriteConnection(ReadConnection(connection)), *args, **kwargs)
-                except DBAPIError as error:
-                    if not remaining or sqlstate_of(error) not in REPEATABLE:
-                        raise
-                time.sleep(random.uniform(0.0, 0.05))  # noqa: S311 - jitter, so that two do not meet again
-            raise AssertionError("unreachable")
-
-        return await self._run(unit)
-
-    async def _run(self, unit: Callable[[], T]) -> T:
+    async def _run(self, begin: Begin, work: Callable[[Connection], T], *, repeat_if_lost: bool) -> T:
+        """Wait for a connection's turn, then work in a thread."""
         asked = time.perf_counter()
         try:
             async with asyncio.timeout(self._pool_timeout):
@@ -149,7 +140,8 @@ class Database:
             raise DatabaseError("No database connection came free in time") from None
         DB_POOL_WAIT.observe(time.perf_counter() - asked)
         self._count(+1)
-        future = asyncio.get_running_loop().run_in_executor(self._threads, copy_context().run, unit)
+        unit = partial(copy_context().run, _work, begin, work, repeat_if_lost=repeat_if_lost)
+        future = asyncio.get_running_loop().run_in_executor(self._threads, unit)
         future.add_done_callback(self._release)
         try:
             return await future
@@ -187,10 +179,15 @@ async def _write_session(request: Request) -> WriteSession:
     return _database(request).write
 
 
+async def _repeatable_session(request: Request) -> WriteSession:
+    return _database(request).repeatable_write
+
+
 async def _transaction_session(request: Request) -> WriteSession:
     return _database(request).transaction
 
 
 Read = Annotated[ReadSession, Depends(_read_session)]
 Write = Annotated[WriteSession, Depends(_write_session)]
+RepeatableWrite = Annotated[WriteSession, Depends(_repeatable_session)]
 Transaction = Annotated[WriteSession, Depends(_transaction_session)]
