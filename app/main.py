@@ -13,14 +13,17 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from app import __version__
 from app.core import metrics
+from app.core.client import new_pool
 from app.core.config import Settings, load_settings
 from app.core.database import Database, Probe
 from app.core.errors import handle_http_error, handle_validation_error
 from app.core.logs import log_config
 from app.core.middleware import BodyLimitMiddleware, MethodMiddleware, RequestMiddleware
+from app.core.openapi import operation_id, truthful
 from app.core.routes import RouteTable
 from app.health import router as health
 from app.items import router as items
+from app.items import stock
 
 
 @asynccontextmanager
@@ -29,7 +32,10 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     app.state.database = Database(settings)
     app.state.probe = Probe(settings)
+    app.state.downstream = new_pool()
+    app.state.inventory = stock.inventory_of(settings, app.state.downstream)
     yield
+    await app.state.downstream.aclose()
     app.state.probe.close()
     app.state.database.dispose()
 
@@ -84,14 +90,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             RequestValidationError: handle_validation_error,
         },
         redirect_slashes=False,
+        generate_unique_id_function=operation_id,
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
+    app.openapi = truthful(app)  # type: ignore[method-assign]  # as FastAPI documents it
     app.state.settings = settings
     app.state.routes = routes
 
     app.include_router(health.router)
     app.include_router(metrics.router)
     app.include_router(items.router)
+    app.include_router(stock.router)
 
     routes.fill(app)
     return app

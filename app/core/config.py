@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import psycopg2
 from psycopg2.extensions import parse_dsn
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, HttpUrl, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
@@ -42,6 +42,15 @@ def _libpq_url(url: SecretStr) -> SecretStr:
     return SecretStr(plain)
 
 
+def _service_url(url: HttpUrl) -> HttpUrl:
+    """Take the URL of another service: a path may follow, nothing else."""
+    if url.username is not None or url.password is not None:
+        raise ValueError("must not contain credentials")
+    if url.query is not None or url.fragment is not None:
+        raise ValueError("must not contain a query or a fragment")
+    return url
+
+
 def _cores() -> int:
     """Cores that this process may use: its affinity, and the cgroup's CPU quota where there is one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -54,6 +63,7 @@ def _cores() -> int:
 
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)]
+ServiceURL = Annotated[HttpUrl, AfterValidator(_service_url)]
 PostgresURL = Annotated[SecretStr, AfterValidator(_libpq_url)]
 
 
@@ -86,6 +96,8 @@ class Settings(BaseSettings):
     max_body_bytes: Annotated[int, Field(ge=1)] = 1024 * 1024
     cors_origins: CommaSeparated = ()
     trusted_hosts: CommaSeparated = ()
+
+    inventory_url: ServiceURL | None = None
 
     drain_seconds: Annotated[float, Field(ge=0, le=600)] = 5.0
     shutdown_timeout: Annotated[float, Field(gt=0, le=600)] = 30.0

@@ -106,6 +106,18 @@ class DatabaseError(APIError):
     default_headers: ClassVar[Mapping[str, str]] = {"Retry-After": "1"}
 
 
+class DownstreamError(APIError):
+    """Another service gave no usable answer, or is known to be down."""
+
+    code, status, default_message = "DOWNSTREAM_ERROR", 502, "Another service did not give a usable answer"
+
+
+class DownstreamTimeout(APIError):
+    """Another service did not answer in time."""
+
+    code, status, default_message = "DOWNSTREAM_TIMEOUT", 504, "Another service did not answer in time"
+
+
 _BY_STATUS: dict[int, type[APIError]] = {
     error.status: error for error in (InvalidInput, NotFound, MethodNotAllowed, PayloadTooLarge, UnsupportedMediaType)
 }

@@ -67,5 +67,8 @@ def log_config(settings: Settings) -> dict[str, Any]:
             "gunicorn.access": silent,
             "uvicorn.error": server_logger,
             "uvicorn.access": silent,
+            # One line a downstream call, with its URL; `app.core.client` says what there is to say.
+            "httpx2": {"level": "WARNING"},
+            "httpcore2": {"level": "WARNING"},
         },
     }

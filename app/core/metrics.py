@@ -55,6 +55,23 @@ DB_POOL_WAIT = Histogram(
     "Seconds that a unit of work waited for a connection.",
     buckets=DURATION_BUCKETS,
 )
+DOWNSTREAM_REQUESTS = Counter(
+    "downstream_requests",
+    "Calls to other services, each counted once, by how it ended after all its tries.",
+    ["service", "outcome"],
+)
+DOWNSTREAM_DURATION = Histogram(
+    "downstream_request_duration_seconds",
+    "Seconds of a whole call to another service, retries and waits included; without those the breaker refused.",
+    ["service"],
+    buckets=DURATION_BUCKETS,
+)
+DOWNSTREAM_BREAKER = Gauge(
+    "downstream_breaker_state",
+    "Circuit breaker of another service: 0 closed, 1 half-open, 2 open; of all workers the highest.",
+    ["service"],
+    multiprocess_mode="livemax",
+)
 APP_INFO = Gauge("app_info", "Always 1; the version is in the label.", ["version"], multiprocess_mode="max")
 disable_created_metrics()  # type: ignore[no-untyped-call]
 APP_INFO.labels(__version__).set(1)
@@ -73,7 +90,12 @@ def _registry() -> CollectorRegistry:
     return registry
 
 
-@router.get("/metrics", summary="Metrics of all workers, for Prometheus", response_class=Response)
+@router.get(
+    "/metrics",
+    summary="Metrics of all workers, for Prometheus",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
 async def get_metrics() -> Response:
     """Render the sum over all workers in the Prometheus text format."""
     loop = asyncio.get_running_loop()

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Header
 
 from app.core.errors import APIError
 
@@ -57,7 +57,7 @@ def _names(tags: frozenset[str], version: int) -> bool:
     return "*" in tags or str(version) in tags
 
 
-def _parse(values: list[str], *, weak: bool) -> frozenset[str] | None:
+def _parse(values: list[str] | None, *, weak: bool) -> frozenset[str] | None:
     """Read a field: the strong tags, with `weak` also the weak ones (section 8.8.3.2)."""
     if not values:
         return None
@@ -69,12 +69,20 @@ def _parse(values: list[str], *, weak: bool) -> frozenset[str] | None:
     return frozenset(tag for prefix, tag in tags if tag != "*" and (weak or prefix is None))
 
 
-async def _preconditions(request: Request) -> Preconditions:
-    headers = request.headers
+async def _preconditions(
+    if_match: Annotated[
+        list[str] | None,
+        Header(alias="If-Match", description="Go on only if the item is still this one", examples=[['"3"']]),
+    ] = None,
+    if_none_match: Annotated[
+        list[str] | None,
+        Header(alias="If-None-Match", description="Go on only if the item is another one", examples=[['"3"']]),
+    ] = None,
+) -> Preconditions:
     return Preconditions(
         # If-Match compares strongly, If-None-Match weakly.
-        if_match=_parse(headers.getlist("if-match"), weak=False),
-        if_none_match=_parse(headers.getlist("if-none-match"), weak=True),
+        if_match=_parse(if_match, weak=False),
+        if_none_match=_parse(if_none_match, weak=True),
     )
 
 

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
+from app.core import openapi
 from app.core.database import Probe
 from app.core.errors import APIError
 from app.core.lifecycle import lifecycle
@@ -38,7 +39,7 @@ async def get_live() -> Live:
     return Live()
 
 
-@router.get("/ready", summary="Readiness")
+@router.get("/ready", summary="Readiness", responses=openapi.errors(NotReady))
 async def get_ready(request: Request) -> Ready:
     """Answer 503 while the database is away, and from the moment of `SIGTERM`."""
     if lifecycle.draining:

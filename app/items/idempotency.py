@@ -66,7 +66,11 @@ async def _one_key(
     request: Request,
     idempotency_key: Annotated[
         Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[\x21-\x7e]*$")] | None,
-        Header(description="Makes a repeated request safe, for 24 hours", examples=["c1e8b5f0-order-17"]),
+        Header(
+            alias="Idempotency-Key",
+            description="Makes a repeated request safe, for 24 hours",
+            examples=["c1e8b5f0-order-17"],
+        ),
     ] = None,
 ) -> str | None:
     if len(request.headers.getlist("idempotency-key")) > 1:

@@ -5,17 +5,34 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Path, Query, Request, Response
 
+from app.core import openapi
 from app.core.database import Read, RepeatableWrite, Transaction, Write
-from app.core.json_body import JSONRoute
-from app.core.preconditions import Conditions, entity_tag
+from app.core.errors import DatabaseError, InvalidInput, PayloadTooLarge, UnsupportedMediaType
+from app.core.json_body import MERGE_PATCH_JSON, JSONRoute
+from app.core.preconditions import Conditions, PreconditionFailed, entity_tag
 from app.items import store
-from app.items.idempotency import Key, Once
+from app.items.errors import ItemNotFound
+from app.items.idempotency import IdempotencyKeyInUse, IdempotencyKeyReused, Key, Once
 from app.items.paging import cursor_after
 from app.items.schemas import Item, ItemBatch, ItemBatchCreate, ItemCreate, ItemId, ItemPage, ItemPatch, ItemQuery
 
-router = APIRouter(prefix="/items", tags=["items"], route_class=JSONRoute)
+router = APIRouter(
+    prefix="/items", tags=["items"], route_class=JSONRoute, responses=openapi.errors(DatabaseError, InvalidInput)
+)
 
 PathId = Annotated[ItemId, Path()]
+
+_ETAG = {"ETag": openapi.header("The entity tag: it changes whenever the item does", '"3"')}
+_REPLAYED = {"Idempotent-Replayed": openapi.header("Sent with a repeated answer", "true")}
+_LOCATION = {"Location": openapi.header("Path of the new item", "/items/7")}
+_LINK = {"Link": openapi.header("The next page, while there is one", '</items?cursor=...>; rel="next"')}
+_BODY_ERRORS = openapi.errors(InvalidInput, PayloadTooLarge, UnsupportedMediaType)
+_CREATE_ERRORS = {
+    **_BODY_ERRORS,
+    **openapi.errors(InvalidInput, IdempotencyKeyReused, IdempotencyKeyInUse),
+}
+_ITEM_ERRORS = openapi.errors(ItemNotFound)
+_CHANGE_ERRORS = openapi.errors(ItemNotFound, PreconditionFailed)
 
 
 def _answer(row: store.ItemRow, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -28,7 +45,12 @@ def _page(rows: Sequence[store.ItemRow]) -> list[Item]:
     return [Item.of(row) for row in rows]
 
 
-@router.post("", status_code=201, response_model=Item)
+@router.post(
+    "",
+    status_code=201,
+    response_model=Item,
+    responses={201: {"headers": _LOCATION | _ETAG | _REPLAYED}, **_CREATE_ERRORS},
+)
 async def create_item(item: ItemCreate, key: Key, write: Write, repeatable: RepeatableWrite) -> Response:
     """Create an item."""
     once = Once.of(key, "POST /items", item)
@@ -38,7 +60,12 @@ async def create_item(item: ItemCreate, key: Key, write: Write, repeatable: Repe
     return _answer(row, 201, headers)
 
 
-@router.post("/batch", status_code=201, response_model=ItemBatch)
+@router.post(
+    "/batch",
+    status_code=201,
+    response_model=ItemBatch,
+    responses={201: {"headers": _REPLAYED}, **_CREATE_ERRORS},
+)
 async def create_items(batch: ItemBatchCreate, key: Key, write: Write, repeatable: RepeatableWrite) -> Response:
     """Create many items: all or none, in the order sent."""
     once = Once.of(key, "POST /items/batch", batch)
@@ -51,7 +78,7 @@ def _replayed(inserted: store.Inserted) -> dict[str, str]:
     return {"Idempotent-Replayed": "true"} if inserted.replayed else {}
 
 
-@router.get("", response_model=ItemPage)
+@router.get("", response_model=ItemPage, responses={200: {"headers": _LINK}})
 async def list_items(request: Request, query: Annotated[ItemQuery, Query()], read: Read) -> Response:
     """List items, a page at a time."""
     rows = await read(store.list_items, query)
@@ -62,7 +89,15 @@ async def list_items(request: Request, query: Annotated[ItemQuery, Query()], rea
     return Response(content, headers=headers, media_type="application/json")
 
 
-@router.get("/{item_id}", response_model=Item)
+@router.get(
+    "/{item_id}",
+    response_model=Item,
+    responses={
+        200: {"headers": _ETAG},
+        304: {"description": "Not Modified", "headers": _ETAG},
+        **_ITEM_ERRORS,
+    },
+)
 async def get_item(item_id: PathId, conditions: Conditions, read: Read) -> Response:
     """Read one item."""
     row = await read(store.get_item, item_id)
@@ -71,7 +106,12 @@ async def get_item(item_id: PathId, conditions: Conditions, read: Read) -> Respo
     return _answer(row)
 
 
-@router.patch("/{item_id}", response_model=Item)
+@router.patch(
+    "/{item_id}",
+    response_model=Item,
+    responses={200: {"headers": _ETAG}, **_BODY_ERRORS, **_CHANGE_ERRORS},
+    openapi_extra=openapi.also_accepts(MERGE_PATCH_JSON, "ItemPatch"),
+)
 async def patch_item(
     item_id: PathId,
     patch: Annotated[ItemPatch, Body()],
@@ -84,7 +124,7 @@ async def patch_item(
     return _answer(await session(store.update_item, item_id, patch, conditions))
 
 
-@router.delete("/{item_id}", status_code=204)
+@router.delete("/{item_id}", status_code=204, responses=_CHANGE_ERRORS)
 async def delete_item(item_id: PathId, conditions: Conditions, write: Write, transaction: Transaction) -> None:
     """Delete an item."""
     session = transaction if conditions else write

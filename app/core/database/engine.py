@@ -34,7 +34,8 @@ def connect_arguments(settings: Settings) -> dict[str, Any]:
     if settings.db_statement_timeout > 0:
         # Zero sends no `options`, which PgBouncer refuses.
         milliseconds = round(settings.db_statement_timeout * 1000)
-    XX
+        # Whoever waits for a lock in vain learns that it was the lock.
+        ours = f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds // 2}"
         given["options"] = f"{given.get('options', '')} {ours}".strip()
     return {
         "dsn": url,

@@ -1,0 +1,137 @@
+"""The OpenAPI document, made to tell the truth: every status, header and error body of every operation."""
+
+import http
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, Field
+from pydantic.json_schema import models_json_schema
+
+from app.core.errors import PROBLEM_JSON, APIError, InternalError, InvalidInput
+
+TraceId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,128}$", examples=["4bf92f3577b34da6a3ce929d0e0e4736"])]
+
+
+class InputError(BaseModel):
+    """One thing that is wrong with the input."""
+
+    loc: Annotated[list[str | int], Field(examples=[["body", "price"]])]
+    msg: Annotated[str, Field(examples=["Input should be greater than 0"])]
+    type: Annotated[str, Field(examples=["greater_than"])]
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong."""
+
+    code: Annotated[str, Field(examples=["NOT_FOUND"])]
+    message: Annotated[str, Field(examples=["Not found"])]
+    errors: list[InputError] = Field(default_factory=list, description="With invalid input only")
+
+
+class Error(BaseModel):
+    """The body of every error."""
+
+    detail: ErrorDetail
+    trace_id: TraceId
+
+
+class Problem(BaseModel):
+    """The body of every error for a client that accepts `application/problem+json` (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    code: str
+    trace_id: TraceId
+    errors: list[InputError] = Field(default_factory=list, description="With invalid input only")
+
+
+_REF = "#/components/schemas/{model}"
+_TRACE_HEADER = {"X-Trace-ID": {"$ref": "#/components/headers/X-Trace-ID"}}
+
+
+def header(description: str, example: str) -> dict[str, Any]:
+    """Describe a header field of an answer."""
+    return {"description": description, "schema": {"type": "string"}, "example": example}
+
+
+def errors(*kinds: type[APIError]) -> dict[int | str, dict[str, Any]]:
+    """Describe the errors of an operation, for `responses=` of a route or of `include_router`."""
+    by_status: dict[int | str, dict[str, Any]] = {}
+    for kind in kinds:
+        example = {"detail": {"code": kind.code, "message": kind.default_message}, "trace_id": "4bf92f3577b34da6"}
+        known = by_status.setdefault(
+            kind.status,
+            {
+                "description": http.HTTPStatus(kind.status).phrase,
+                "content": {
+                    "application/json": {"schema": {"$ref": _REF.format(model="Error")}, "examples": {}},
+                    PROBLEM_JSON: {"schema": {"$ref": _REF.format(model="Problem")}},
+                },
+            },
+        )
+        known["content"]["application/json"]["examples"][kind.code] = {"value": example}
+        for name, value in kind.default_headers.items():
+            known.setdefault("headers", {})[name] = header("See RFC 9110", value)
+    return by_status
+
+
+def also_accepts(media_type: str, schema: str) -> dict[str, Any]:
+    """Describe a second media type of a request body, for `openapi_extra=` of a route."""
+    return {"requestBody": {"content": {media_type: {"schema": {"$ref": _REF.format(model=schema)}}}}}
+
+
+def operation_id(route: APIRoute) -> str:
+    """Name an operation as its handler is named, which is what client generators make a method of."""
+    return route.name
+
+
+def truthful(app: FastAPI) -> Callable[[], dict[str, Any]]:
+    """Wrap `app.openapi`: add what FastAPI cannot know, and correct what it guesses."""
+    original = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = original()
+            components = document.setdefault("components", {})
+            schemas = components.setdefault("schemas", {})
+            _, definitions = models_json_schema(
+                [(Error, "serialization"), (Problem, "serialization")], ref_template=_REF
+            )
+            schemas.update(definitions["$defs"])
+            for guess in ("HTTPValidationError", "ValidationError"):
+                schemas.pop(guess, None)
+            components["headers"] = {"X-Trace-ID": header("The trace id of the exchange", "4bf92f3577b34da6")}
+            for operations in document["paths"].values():
+                for operation in operations.values():
+                    _correct(operation)
+        return app.openapi_schema or {}
+
+    return openapi
+
+
+def _correct(operation: dict[str, Any]) -> None:
+    for status, response in errors(InternalError, InvalidInput).items():
+        key = str(status)
+        known = operation["responses"].get(key)
+        takes_input = operation.get("parameters") or operation.get("requestBody")
+        if known is None and status == InvalidInput.status and not takes_input:
+            continue
+        if known is None or "HTTPValidationError" in str(known):
+            operation["responses"][key] = response
+    for response in operation["responses"].values():
+        response["headers"] = {**_TRACE_HEADER, **response.get("headers", {})}
+    for parameter in operation.get("parameters", ()):
+        parameter["schema"] = _without_null(parameter["schema"])
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """Say of an optional parameter what it is when it is sent: a header or a query knows no null."""
+    kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
+    if len(kinds) != 1:
+        return schema
+    return {**{k: v for k, v in schema.items() if k not in {"anyOf", "default"}}, **kinds[0]}
