@@ -51,7 +51,12 @@ def connect(settings: Settings) -> PsycopgConnection:
 
 
 def create_pooled_engine(settings: Settings) -> Engine:
-    """Create the engine; it connects when it is first used, so call this after the fork."""
+    """Create the engine; it connects when it is first used, so call this after the fork.
+
+    Its connections are in AUTOCOMMIT, where a single statement needs no BEGIN and no COMMIT (psycopg2 would send
+    both), and stay there between uses: changing to and fro was a third of the CPU time of a read. Whoever wants a
+    transaction takes `execution_options(isolation_level="READ COMMITTED")`.
+    """
     engine = create_engine(
         "postgresql+psycopg2://",
         creator=lambda: connect(settings),
@@ -59,6 +64,8 @@ def create_pooled_engine(settings: Settings) -> Engine:
         max_overflow=0,
         pool_timeout=settings.db_pool_timeout,
         pool_recycle=settings.db_pool_recycle,
+        isolation_level="AUTOCOMMIT",
+        skip_autocommit_rollback=True,
         pool_use_lifo=True,  # what is not needed rests, and is recycled
         use_native_hstore=False,  # saves one round trip a connection
         hide_parameters=True,  # no values in messages or logs
@@ -73,6 +80,8 @@ def _refuse_dead(connection: PsycopgConnection, *_: object) -> None:
     Nothing is sent to an idle connection unless the server ends it: a readable socket has an error or an
     end of file to read. A pre-ping would cost a round trip a unit of work.
     """
+    if connection.closed:
+        raise DisconnectionError("the idle connection was closed")
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN)
     if poll.poll(0):

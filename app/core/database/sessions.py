@@ -97,8 +97,7 @@ class Database:
 
     def __init__(self, settings: Settings) -> None:
         self._engine = create_pooled_engine(settings)
-        # psycopg2 sends a BEGIN of its own; a single statement needs none.
-        self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._transactional = self._engine.execution_options(isolation_level="READ COMMITTED")
         self._threads = ThreadPoolExecutor(settings.db_pool_size, thread_name_prefix="database")
         self._slots = asyncio.Semaphore(settings.db_pool_size)
         self._pool_timeout = settings.db_pool_timeout
@@ -106,28 +105,28 @@ class Database:
 
     async def read(self, work: Callable[Concatenate[ReadConnection, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a read; where the connection is lost it is repeated, once."""
-        begin = self._autocommit.connect
+        begin = self._engine.connect
         return await self._run(begin, lambda c: work(ReadConnection(c), *args, **kwargs), repeat_if_lost=True)
 
     async def write(
         self, work: Callable[Concatenate[WriteConnection, P], T], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run a writing statement, which commits by itself; never repeated where its outcome is unknown."""
-        begin = self._autocommit.connect
+        begin = self._engine.connect
         return await self._run(begin, lambda c: work(_writing(c), *args, **kwargs), repeat_if_lost=False)
 
     async def repeatable_write(
         self, work: Callable[Concatenate[WriteConnection, P], T], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run a writing statement that does nothing the second time (an idempotency key makes it so)."""
-        begin = self._autocommit.connect
+        begin = self._engine.connect
         return await self._run(begin, lambda c: work(_writing(c), *args, **kwargs), repeat_if_lost=True)
 
     async def transaction(
         self, work: Callable[Concatenate[WriteConnection, P], T], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run several statements and commit them together."""
-        begin = self._engine.begin
+        begin = self._transactional.begin
         return await self._run(begin, lambda c: work(_writing(c), *args, **kwargs), repeat_if_lost=False)
 
     async def _run(self, begin: Begin, work: Callable[[Connection], T], *, repeat_if_lost: bool) -> T:
