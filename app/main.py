@@ -12,7 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from app import __version__
-from app.core import metrics
+from app.core import docs, metrics
 from app.core.client import new_pool
 from app.core.config import Settings, load_settings
 from app.core.database import Database, Probe
@@ -89,6 +89,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             HTTPException: handle_http_error,
             RequestValidationError: handle_validation_error,
         },
+        openapi_url="/openapi.json" if settings.docs_enabled else None,
+        docs_url=None,
+        redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=operation_id,
         telemetry={"tracing": False, "metrics": False, "logs": False},
@@ -101,6 +104,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(metrics.router)
     app.include_router(items.router)
     app.include_router(stock.router)
+
+    if settings.docs_enabled:
+        app.include_router(docs.router)
 
     routes.fill(app)
     return app

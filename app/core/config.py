@@ -35,10 +35,13 @@ def _libpq_url(url: SecretStr) -> SecretStr:
     if not plain.startswith("postgresql://"):
         raise ValueError("must start with postgresql://, postgres:// or postgresql+psycopg2://")
     try:
-        parse_dsn(plain)
+        ports = parse_dsn(plain).get("port", "").split(",")
     except (psycopg2.ProgrammingError, UnicodeError):
         # libpq's own message quotes a part of the URL, which may be the password.
         raise ValueError("is not a URL that PostgreSQL's libpq accepts") from None
+    # libpq looks at them when it connects, which is too late.
+    if any(port and not (port.isdecimal() and 0 < int(port) < 65536) for port in ports):
+        raise ValueError("has a port that is none")
     return SecretStr(plain)
 
 
@@ -98,6 +101,7 @@ class Settings(BaseSettings):
     trusted_hosts: CommaSeparated = ()
 
     inventory_url: ServiceURL | None = None
+    docs_enabled: bool = True
 
     drain_seconds: Annotated[float, Field(ge=0, le=600)] = 5.0
     shutdown_timeout: Annotated[float, Field(gt=0, le=600)] = 30.0

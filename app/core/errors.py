@@ -89,6 +89,12 @@ class PayloadTooLarge(APIError):
     code, status, default_message = "PAYLOAD_TOO_LARGE", 413, "The request body is too large"
 
 
+class HeadTooLarge(APIError):
+    """The header fields, or the target, are more than the server takes (`app/server/protocol.py`)."""
+
+    code, status, default_message = "INVALID_INPUT", 431, "The header fields are too large or too many"
+
+
 class UnsupportedMediaType(APIError):
     """The body is not JSON, or is encoded."""
 

@@ -75,9 +75,10 @@ def _require_media_type(request: Request, accepted: set[str]) -> None:
     headers = request.headers
     if headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers:
         return  # without a body the schema's own error says more
-    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-    coding = headers.get("content-encoding", "identity").strip().lower()
-    if media_type not in accepted or coding != "identity":
+    # Of several fields we and a proxy might each take another one: joined, they are no media type.
+    media_type = ",".join(headers.getlist("content-type")).partition(";")[0].strip().lower()
+    codings = [coding.strip().lower() for coding in headers.getlist("content-encoding")]
+    if media_type not in accepted or any(coding != "identity" for coding in codings):
         names = " or ".join(sorted(accepted))
         raise UnsupportedMediaType(
             f"The body must be {names}, not encoded", headers={"Accept": names.replace(" or", ",")}

@@ -28,16 +28,17 @@ class JSONFormatter(JsonFormatter):
         log_data["timestamp"] = created.isoformat(timespec="milliseconds").replace("+00:00", "Z")
         log_data["level"] = record.levelname
         log_data["logger"] = record.name
-        log_data["message"] = record.message[:_LONGEST_TEXT]
+        log_data["message"] = None  # its place; `super` fills it
         log_data["service"] = self._service
         if (trace_id := get_trace_id()) is not None:
             log_data["trace_id"] = trace_id
         super().add_fields(log_data, record, message_dict)
         # uvicorn's copy of the message with terminal colours.
         log_data.pop("color_message", None)
-        if (stack := log_data.get("exc_info")) is not None:
-            # The end of a traceback tells what was raised, and where.
-            log_data["exc_info"] = stack[-_LONGEST_TEXT:]
+        for name, value in log_data.items():
+            if isinstance(value, str) and len(value) > _LONGEST_TEXT:
+                # The end of a traceback tells what was raised, and where.
+                log_data[name] = value[-_LONGEST_TEXT:] if name == "exc_info" else value[:_LONGEST_TEXT]
 
 
 class LineHandler(logging.StreamHandler[Any]):

@@ -177,7 +177,8 @@ class BodyLimitMiddleware:
             return
         declared = Headers(scope=scope).get("content-length", "0")
         if declared.isdecimal() and int(declared) > self.max_body_bytes:
-            await response_for(scope, PayloadTooLarge(headers={"Connection": "close"}))(scope, receive, send)
+            # Without `Connection: close`: whoever sends first and reads then would meet a reset, not the answer.
+            await response_for(scope, PayloadTooLarge())(scope, receive, send)
             return
         received = 0
 
@@ -186,7 +187,7 @@ class BodyLimitMiddleware:
             message = await receive()
             received += len(message.get("body", b""))
             if received > self.max_body_bytes:
-                raise PayloadTooLarge(headers={"Connection": "close"})
+                raise PayloadTooLarge
             return message
 
         await self.app(scope, limited_receive, send)

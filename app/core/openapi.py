@@ -9,7 +9,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 from pydantic.json_schema import models_json_schema
 
-from app.core.errors import PROBLEM_JSON, APIError, InternalError, InvalidInput
+from app.core.errors import PROBLEM_JSON, APIError, HeadTooLarge, InternalError, InvalidInput
 
 TraceId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,128}$", examples=["4bf92f3577b34da6a3ce929d0e0e4736"])]
 
@@ -57,6 +57,11 @@ _TRACE_HEADER = {"X-Trace-ID": {"$ref": "#/components/headers/X-Trace-ID"}}
 def header(description: str, example: str) -> dict[str, Any]:
     """Describe a header field of an answer."""
     return {"description": description, "schema": {"type": "string"}, "example": example}
+
+
+def link(operation: str, description: str, **parameters: str) -> dict[str, Any]:
+    """Describe how an answer leads to another operation: runtime expressions for its parameters, by name."""
+    return {"operationId": operation, "description": description, "parameters": parameters}
 
 
 def errors(*kinds: type[APIError]) -> dict[int | str, dict[str, Any]]:
@@ -115,7 +120,7 @@ def truthful(app: FastAPI) -> Callable[[], dict[str, Any]]:
 
 
 def _correct(operation: dict[str, Any]) -> None:
-    for status, response in errors(InternalError, InvalidInput).items():
+    for status, response in errors(InternalError, InvalidInput, HeadTooLarge).items():
         key = str(status)
         known = operation["responses"].get(key)
         takes_input = operation.get("parameters") or operation.get("requestBody")

@@ -10,7 +10,7 @@ import binascii
 import hashlib
 import json
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -35,7 +35,7 @@ def _moment(text: str) -> datetime:
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError("no time zone")
-    return moment
+    return moment.astimezone(UTC)  # PostgreSQL takes no offset of 16 hours and more
 
 
 def _name(text: str) -> str:
@@ -77,7 +77,8 @@ def cursor_after(row: Row[Any], query: ItemQuery) -> str:
     """Make the cursor of the page that begins after `row`."""
     value = getattr(row, query.sort.removeprefix("-"))
     text = value.isoformat() if isinstance(value, datetime) else str(value)
-    payload = json.dumps([text, row.id], separators=(",", ":")).encode()
+    # As UTF-8, not escaped: a cursor is never longer than `ItemQuery` allows, whatever script the name is in.
+    payload = json.dumps([text, row.id], ensure_ascii=False, separators=(",", ":")).encode()
     return base64.urlsafe_b64encode(_digest(payload, query) + payload).rstrip(b"=").decode("ascii")
 
 
@@ -90,10 +91,10 @@ def _decode(query: ItemQuery) -> tuple[Any, int]:
         if digest != _digest(payload, query):
             raise ValueError("altered, or made for another sort or filter")
         text, item_id = json.loads(payload)
-        if type(item_id) is not int or not 1 <= item_id <= MAX_ID:
-            raise ValueError("no id")
+        if type(text) is not str or type(item_id) is not int or not 1 <= item_id <= MAX_ID:
+            raise ValueError("no position")
         return _PARSERS[query.sort.removeprefix("-")](text), item_id
-    except (ValueError, TypeError, ArithmeticError, binascii.Error):
+    except (ValueError, TypeError, ArithmeticError, RecursionError, binascii.Error):
         problem = {
             "loc": ["query", "cursor"],
             "msg": "Not a cursor of this list with this sort and these filters",

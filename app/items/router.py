@@ -6,10 +6,11 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Path, Query, Request, Response
 
 from app.core import openapi
-from app.core.database import Read, RepeatableWrite, Transaction, Write
+from app.core.database import CoalescedRead, CoalescedWrite, Read, RepeatableWrite, Transaction, Write
 from app.core.errors import DatabaseError, InvalidInput, PayloadTooLarge, UnsupportedMediaType
 from app.core.json_body import MERGE_PATCH_JSON, JSONRoute
 from app.core.preconditions import Conditions, PreconditionFailed, entity_tag
+from app.core.query import StrictQuery
 from app.items import store
 from app.items.errors import ItemNotFound
 from app.items.idempotency import IdempotencyKeyInUse, IdempotencyKeyReused, Key, Once
@@ -26,6 +27,14 @@ _ETAG = {"ETag": openapi.header("The entity tag: it changes whenever the item do
 _REPLAYED = {"Idempotent-Replayed": openapi.header("Sent with a repeated answer", "true")}
 _LOCATION = {"Location": openapi.header("Path of the new item", "/items/7")}
 _LINK = {"Link": openapi.header("The next page, while there is one", '</items?cursor=...>; rel="next"')}
+_IF_MATCH = {"If-Match": "$response.header.ETag"}
+_THIS = {"item_id": "$response.body#/id"}
+_LEADS_TO = {
+    "get": openapi.link("get_item", "Read the item", **_THIS),
+    "patch": openapi.link("patch_item", "Change it unless it has changed", **_THIS, **_IF_MATCH),
+    "delete": openapi.link("delete_item", "Delete it unless it has changed", **_THIS, **_IF_MATCH),
+    "stock": openapi.link("get_stock", "Ask how many there are", **_THIS),
+}
 _BODY_ERRORS = openapi.errors(InvalidInput, PayloadTooLarge, UnsupportedMediaType)
 _CREATE_ERRORS = {
     **_BODY_ERRORS,
@@ -49,15 +58,17 @@ def _page(rows: Sequence[store.ItemRow]) -> list[Item]:
     "",
     status_code=201,
     response_model=Item,
-    responses={201: {"headers": _LOCATION | _ETAG | _REPLAYED}, **_CREATE_ERRORS},
+    responses={201: {"headers": _LOCATION | _ETAG | _REPLAYED, "links": _LEADS_TO}, **_CREATE_ERRORS},
 )
-async def create_item(item: ItemCreate, key: Key, write: Write, repeatable: RepeatableWrite) -> Response:
+async def create_item(item: ItemCreate, key: Key, write: CoalescedWrite, repeatable: RepeatableWrite) -> Response:
     """Create an item."""
     once = Once.of(key, "POST /items", item)
-    inserted = await (repeatable if once else write)(store.insert_items, [item], once)
+    if once is None:
+        inserted = store.Inserted([await write(store.insert_each, item)])
+    else:
+        inserted = await repeatable(store.insert_items, [item], once)
     row = inserted.rows[0]
-    headers = {"Location": f"/items/{row.id}", **_replayed(inserted)}
-    return _answer(row, 201, headers)
+    return _answer(row, 201, {"Location": f"/items/{row.id}", **_replayed(inserted)})
 
 
 @router.post(
@@ -78,7 +89,12 @@ def _replayed(inserted: store.Inserted) -> dict[str, str]:
     return {"Idempotent-Replayed": "true"} if inserted.replayed else {}
 
 
-@router.get("", response_model=ItemPage, responses={200: {"headers": _LINK}})
+@router.get(
+    "",
+    response_model=ItemPage,
+    responses={200: {"headers": _LINK}},
+    dependencies=[StrictQuery],
+)
 async def list_items(request: Request, query: Annotated[ItemQuery, Query()], read: Read) -> Response:
     """List items, a page at a time."""
     rows = await read(store.list_items, query)
@@ -98,9 +114,11 @@ async def list_items(request: Request, query: Annotated[ItemQuery, Query()], rea
         **_ITEM_ERRORS,
     },
 )
-async def get_item(item_id: PathId, conditions: Conditions, read: Read) -> Response:
+async def get_item(item_id: PathId, conditions: Conditions, read: CoalescedRead) -> Response:
     """Read one item."""
-    row = await read(store.get_item, item_id)
+    row = await read(store.get_items, item_id)
+    if row is None:
+        raise ItemNotFound(item_id)
     if conditions.not_modified(row.version):
         return Response(status_code=304, headers={"ETag": entity_tag(row.version)})
     return _answer(row)
@@ -124,7 +142,7 @@ async def patch_item(
     return _answer(await session(store.update_item, item_id, patch, conditions))
 
 
-@router.delete("/{item_id}", status_code=204, responses=_CHANGE_ERRORS)
+@router.delete("/{item_id}", status_code=204, response_class=Response, responses=_CHANGE_ERRORS)
 async def delete_item(item_id: PathId, conditions: Conditions, write: Write, transaction: Transaction) -> None:
     """Delete an item."""
     session = transaction if conditions else write

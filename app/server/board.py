@@ -10,8 +10,8 @@ import mmap
 # 256 workers, while a reload replaces them. One page holds them all.
 _SIZE = 4096
 
-_RUNNING, _DRAIN, _LEAVE = 0, 1, 2
-_EMPTY, _BOOTING, _ACCEPTING = 0, 1, 2
+_RUNNING, _DRAIN, _END = range(3)
+_EMPTY, _BOOTING, _ACCEPTING, _RETIRING, _LEAVING = range(5)
 
 
 class Board:
@@ -36,7 +36,7 @@ class Board:
     def halt(self, *, drain: bool) -> None:
         """Announce, in the master, that the whole service ends."""
         if not self.halting:
-            self._bytes[0] = _DRAIN if drain else _LEAVE
+            self._bytes[0] = _DRAIN if drain else _END
 
     def booting(self, slot: int) -> None:
         """Note, in the master, that a worker is about to be forked."""
@@ -46,17 +46,30 @@ class Board:
         """Note, in the worker, that it accepts connections."""
         self._bytes[1 + slot] = _ACCEPTING
 
+    def retiring(self, slot: int) -> None:
+        """Note, in the worker, that it will leave: others must not count on it."""
+        self._bytes[1 + slot] = _RETIRING
+
+    def leaving(self, slot: int) -> None:
+        """Note, in the worker, that it accepts no more."""
+        self._bytes[1 + slot] = _LEAVING
+
     def gone(self, slot: int) -> None:
-        """Note that the worker is retiring, or dead: others must not count on it."""
+        """Note, in the master, that the worker is dead."""
         self._bytes[1 + slot] = _EMPTY
 
     def anyone_accepting(self) -> bool:
         """Tell whether some worker accepts connections and means to stay."""
-        return self._bytes.find(bytes((_ACCEPTING,)), 1) > 0
+        return bytes((_ACCEPTING,)) in self._bytes[1:]
 
-    def anyone_booting(self) -> bool:
-        """Tell whether some worker will soon accept connections."""
-        return self._bytes.find(bytes((_BOOTING,)), 1) > 0
+    def successor_expected(self, slot: int) -> bool:
+        """Tell whether somebody will soon accept connections, though this retiring worker stays.
+
+        It is who boots already, or replaces a worker that leaves. Of several workers that retire at
+        the same time, the one in the lowest slot leaves first.
+        """
+        booting_or_replacing = any(bytes((state,)) in self._bytes[1:] for state in (_BOOTING, _LEAVING))
+        return booting_or_replacing or bytes((_RETIRING,)) in self._bytes[1 : 1 + slot]
 
 
 board = Board()

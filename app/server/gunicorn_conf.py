@@ -9,7 +9,7 @@ import os
 import signal
 from types import FrameType
 
-from gunicorn.arbiter import Arbiter
+from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
 
 from app.core.config import load_settings
 from app.core.logs import log_config
@@ -39,9 +39,7 @@ keepalive = 75
 # A worker reports every second or two; one that does not for so long is hung, and is replaced.
 timeout = 20
 # The last resort: whoever has not left by then is killed. The margin is for the worker's own ends.
-graceful_timeout = math.ceil(
-    _settings.drain_seconds + _settings.shutdown_timeout + LIFESPAN_SECONDS + 5
-)
+graceful_timeout = math.ceil(_settings.drain_seconds + _settings.shutdown_timeout + LIFESPAN_SECONDS + 5)
 
 _metrics_folder = str(metrics_dir.prepare())
 
@@ -89,4 +87,4 @@ def child_exit(_server: Arbiter, worker: ServiceWorker) -> None:
     from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415
 
     board.gone(worker.slot)
-    mark_process_dead(worker.slot, _metrics_folder)
+    mark_process_dead(worker.slot, _metrics_folder)  # type: ignore[no-untyped-call]

@@ -56,6 +56,7 @@ class ServiceProtocol(HttpToolsProtocol):
     _stuck_at = 0.0  # since when the client does not read
     _deaf = False  # whatever comes now is not a request any more
     _lingering = False
+    _upgrade = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the clock."""
@@ -72,10 +73,8 @@ class ServiceProtocol(HttpToolsProtocol):
             self.parser.feed_data(data)
         except httptools.HttpParserError as error:
             self._refuse(error.__context__)
-        except httptools.HttpParserUpgrade:
-            # Answered as if `Upgrade` were not there (RFC 9110, section 7.8); what follows may be
-            # anything, so it is the last answer.
-            self._end_after_answer()
+        except httptools.HttpParserUpgrade as upgrade:
+            self._restart_without_upgrade(data[upgrade.args[0] :])
         else:
             self._check_partial()
 
@@ -85,6 +84,19 @@ class ServiceProtocol(HttpToolsProtocol):
         if too_large or (self.headers is not None and len(self.headers) > MAX_FIELDS):
             self._refuse(RefusedError(431, "The header fields are too large or too many"))
 
+    def _restart_without_upgrade(self, rest: bytes) -> None:
+        """Parse a request again as if `Upgrade` were not there (RFC 9110, section 7.8).
+
+        httptools takes what follows the head for another protocol. It is a body: Java's HTTP client,
+        for one, offers `h2c` with every POST.
+        """
+        drop = (b"upgrade", b"connection", b"http2-settings")
+        lines = [self.parser.get_method() + b" " + self.url + b" HTTP/1.1"]
+        lines += [name + b": " + value for name, value in self.headers if name not in drop]
+        self.parser = httptools.HttpRequestParser(self)
+        self._upgrade = False
+        self.data_received(b"\r\n".join([*lines, b"", rest]))
+
     def on_message_begin(self) -> None:
         """Note when the head began."""
         super().on_message_begin()
@@ -93,18 +105,24 @@ class ServiceProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Check the head, and start the request."""
         self._check_head()
+        self._upgrade = self.parser.should_upgrade()
+        if self._upgrade:  # begins again, see `_restart_without_upgrade`
+            return
         super().on_headers_complete()
         self._head_at, self._body_at, self._bytes = None, self._now, 0
 
     def on_message_complete(self) -> None:
         """Note that the whole request is here."""
         self._body_at = None
-        super().on_message_complete()
+        if not self._upgrade:
+            super().on_message_complete()
 
     def _check_head(self) -> None:
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if len(self.headers) > MAX_FIELDS or size > MAX_HEAD_BYTES:
             raise RefusedError(431, "The header fields are too large or too many")
+        if self.parser.get_method() == b"CONNECT":
+            raise RefusedError(400, "This is not a proxy")
         # RFC 9112, section 3.2: proxies and we must not differ on which host is meant.
         hosts = [value for name, value in self.headers if name == b"host"]
         if len(hosts) != 1 and (hosts or self.parser.get_http_version() != "1.0"):
@@ -177,6 +195,13 @@ class ServiceProtocol(HttpToolsProtocol):
         """Make the answer that has not begun the connection's last."""
         if self.cycle is not None and not self.cycle.response_started:
             self.cycle.keep_alive = False
+
+    def end_late(self) -> None:
+        """End the connection as the process leaves: whoever waits for an answer gets a 503."""
+        if self._quiet:
+            self.transport.close()
+        else:
+            self.cut(503, "OVERLOADED", "The service is shutting down")
 
     def _end_after_answer(self) -> None:
         self._deaf = True

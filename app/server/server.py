@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
 from types import FrameType
 from typing import cast
 
@@ -54,7 +55,7 @@ class ServiceServer(Server):
         requests in flight may take before they are answered 503.
     """
 
-    def __init__(  # noqa: PLR0913 - all by name
+    def __init__(
         self,
         config: Config,
         *,
@@ -126,11 +127,12 @@ class ServiceServer(Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End: tell, go on serving, stop accepting, finish, and let the app shut down."""
         self.should_exit = True
-        self._board.gone(self._slot)
+        self._board.retiring(self._slot)
         self._look_up()
         self._say_close()
         logger.info("Halting" if lifecycle.draining else "Retiring")
         await self._serve_on()
+        self._board.leaving(self._slot)
         for server in self.servers:
             server.close()
         for listener in sockets or []:
@@ -147,26 +149,27 @@ class ServiceServer(Server):
             connection.say_close()
 
     async def _serve_on(self) -> None:
-        """Go on accepting until the drain is over, or somebody else accepts.
-
-        When nobody will before we are gone (gunicorn replaces a recycled worker only after its exit),
-        until those who were connected have been told; the kernel queues who comes after that.
-        """
+        """Go on accepting until the drain is over, or somebody else accepts."""
         loop = asyncio.get_running_loop()
         started, former = loop.time(), set(self._connections)
         while not self._quick:
             await self._tick()
-            waited = loop.time() - started
             former.intersection_update(self._connections)
             if lifecycle.draining:
                 if loop.time() >= self._drained_at:
                     return
-            elif self._board.anyone_accepting():
+            elif self._handed_over(loop.time() - started, former):
                 return
-            elif waited >= (_BOOT_SECONDS if self._board.anyone_booting() else _QUIET_RETIRING):
-                return
-            elif not former and not self._board.anyone_booting():
-                return
+
+    def _handed_over(self, waited: float, former: AbstractSet[ServiceProtocol]) -> bool:
+        """Tell whether a retiring worker may stop accepting; `former` were here before it retired."""
+        if self._board.anyone_accepting():
+            return True
+        if self._board.successor_expected(self._slot):
+            return waited >= _BOOT_SECONDS
+        # Nobody will before we are gone: gunicorn replaces a recycled worker only after its exit. The
+        # kernel queues who comes meanwhile; those who are here must be told before that.
+        return not former or waited >= _QUIET_RETIRING
 
     async def _finish(self) -> bool:
         """Serve the connections that are left, each to its last answer; say whether all are gone."""
@@ -187,7 +190,7 @@ class ServiceServer(Server):
         tasks = self.server_state.tasks
         logger.warning("Out of time: %d requests are cut off", len(tasks))
         for connection in self._connections:
-            connection.cut(503, "OVERLOADED", "The service is shutting down")
+            connection.end_late()
         for task in list(tasks):
             task.cancel()
         await self._wait(self._idle, 1.0)

@@ -52,9 +52,7 @@ class LoggedStream(io.TextIOBase):
             self._logging = False
 
 
-def _log_uncaught(
-    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
-) -> None:
+def _log_uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
     # gunicorn raises HaltServer twice when two workers fail to boot; the second is not caught.
     reason = getattr(error, "reason", None)
     if reason is not None:

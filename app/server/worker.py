@@ -7,8 +7,8 @@ import threading
 from types import FrameType
 from typing import Any
 
-from gunicorn.arbiter import Arbiter
-from uvicorn_worker import UvicornWorker
+from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
+from uvicorn_worker import UvicornWorker  # type: ignore[import-untyped]
 
 from app.core.config import load_settings
 from app.server.board import board
@@ -22,7 +22,7 @@ def _leave(_number: int, _frame: FrameType | None) -> None:
     os._exit(0)
 
 
-class ServiceWorker(UvicornWorker):
+class ServiceWorker(UvicornWorker):  # type: ignore[misc]
     """A gunicorn worker that serves ASGI with uvloop and httptools.
 
     Attributes

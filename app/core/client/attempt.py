@@ -53,6 +53,7 @@ async def attempt(pool: httpx2.AsyncClient, url: str, trace_id: str) -> bytes | 
     except httpx2.DecodingError as error:
         raise Failure(Outcome.INVALID_RESPONSE, status=response.status_code) from error
     except httpx2.TransportError as error:
+        # Refused, reset, closed too early, or no HTTP at all: a GET may be repeated wherever it broke.
         raise Failure(Outcome.CONNECTION_ERROR, down=True, retryable=True) from error
     return body if response.status_code == 200 else None
 

@@ -1,14 +1,25 @@
 """PostgreSQL through pooled SQLAlchemy: engine, units of work, "is it there?", driver errors to typed errors."""
 
-from app.core.database.probe import Probe
-from app.core.database.sessions import (
-    Database,
+from app.core.database.dependencies import (
+    CoalescedRead,
+    CoalescedWrite,
     Read,
-    ReadConnection,
     RepeatableWrite,
     Transaction,
     Write,
-    WriteConnection,
 )
+from app.core.database.probe import Probe
+from app.core.database.sessions import Database, ReadConnection, WriteConnection
 
-__all__ = ["Database", "Probe", "Read", "ReadConnection", "RepeatableWrite", "Transaction", "Write", "WriteConnection"]
+__all__ = [
+    "CoalescedRead",
+    "CoalescedWrite",
+    "Database",
+    "Probe",
+    "Read",
+    "ReadConnection",
+    "RepeatableWrite",
+    "Transaction",
+    "Write",
+    "WriteConnection",
+]

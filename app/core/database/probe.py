@@ -29,7 +29,8 @@ class Probe:
         self._settings = settings
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="probe")
         self._connection: PsycopgConnection | None = None
-        self._asking: asyncio.Future[bool] | None = None
+        self._asking: asyncio.Task[bool] | None = None
+        self._question: asyncio.Future[bool] | None = None
         self._answered = False
         self._answered_at = float("-inf")
 
@@ -41,10 +42,14 @@ class Probe:
         if time.monotonic() - self._answered_at < _FRESH:
             return self._answered
         if self._asking is None or self._asking.done():
-            loop = asyncio.get_running_loop()
-            self._asking = loop.run_in_executor(self._thread, self._ask)
+            self._asking = asyncio.create_task(self._find_out())
+        return await asyncio.shield(self._asking)
+
+    async def _find_out(self) -> bool:
+        if self._question is None or self._question.done():
+            self._question = asyncio.get_running_loop().run_in_executor(self._thread, self._ask)
         try:
-            answer = await asyncio.wait_for(asyncio.shield(self._asking), _PATIENCE)
+            answer = await asyncio.wait_for(asyncio.shield(self._question), _PATIENCE)
         except TimeoutError:
             answer = False
             self._cut()

@@ -8,25 +8,27 @@ handler goes on: FastAPI ends a `yield` dependency after the response is sent, w
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from contextvars import copy_context
 from functools import partial
-from typing import Annotated, Concatenate, NewType, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, NewType, ParamSpec, Protocol, TypeVar
 
-from fastapi import Depends, Request
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from app.core.coalesce import Coalescer
 from app.core.config import Settings
 from app.core.database.engine import create_pooled_engine
 from app.core.database.errors import READ_ONLY, REPEATABLE, sqlstate_of, typed_error
-from app.core.errors import DatabaseError
+from app.core.errors import APIError, Conflict, DatabaseError, InvalidInput
 from app.core.metrics import DB_POOL_CONNECTIONS, DB_POOL_WAIT
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Q = TypeVar("Q")
+A = TypeVar("A")
 
 ReadConnection = NewType("ReadConnection", Connection)
 """What a reading function of a store takes."""
@@ -36,6 +38,9 @@ WriteConnection = NewType("WriteConnection", ReadConnection)
 Begin = Callable[[], AbstractContextManager[Connection]]
 
 _TRIES = 3
+# Questions that share a statement, and statements of a kind that are under way at once (docs/performance.md).
+_TOGETHER = 100
+_UNDER_WAY = 1
 _in_use = DB_POOL_CONNECTIONS.labels("in_use")
 _idle = DB_POOL_CONNECTIONS.labels("idle")
 
@@ -87,6 +92,22 @@ def _work(begin: Begin, work: Callable[[Connection], T], *, repeat_if_lost: bool
     raise AssertionError("unreachable")
 
 
+class ReadTogether(Protocol):
+    """Runs `work(connection, questions)` for this question and those that meet it."""
+
+    async def __call__(self, work: Callable[[ReadConnection, Sequence[Q]], Sequence[A]], /, question: Q) -> A:
+        """Run it."""
+        ...
+
+
+class WriteTogether(Protocol):
+    """Runs `work(connection, questions)` for this question and those that meet it, and commits."""
+
+    async def __call__(self, work: Callable[[WriteConnection, Sequence[Q]], Sequence[A]], /, question: Q) -> A:
+        """Run it."""
+        ...
+
+
 class Database:
     """One engine, its threads, and the queue in front of them. Make it after the fork, in the event loop.
 
@@ -102,6 +123,7 @@ class Database:
         self._slots = asyncio.Semaphore(settings.db_pool_size)
         self._pool_timeout = settings.db_pool_timeout
         self._busy = 0
+        self._coalescers: dict[Callable[..., Any], Coalescer[Any, Any]] = {}
 
     async def read(self, work: Callable[Concatenate[ReadConnection, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a read; where the connection is lost it is repeated, once."""
@@ -128,6 +150,45 @@ class Database:
         """Run several statements and commit them together."""
         begin = self._transactional.begin
         return await self._run(begin, lambda c: work(_writing(c), *args, **kwargs), repeat_if_lost=False)
+
+    async def read_together(self, work: Callable[[ReadConnection, Sequence[Q]], Sequence[A]], /, question: Q) -> A:
+        """Read for one what `work` reads for many: calls that meet share a statement."""
+
+        async def read_all(questions: Sequence[Q]) -> Sequence[A]:
+            return await self.read(work, questions)
+
+        return await self._together(work, read_all, question)
+
+    async def write_together(self, work: Callable[[WriteConnection, Sequence[Q]], Sequence[A]], /, question: Q) -> A:
+        """Write for one what `work` writes for many: calls that meet share a statement, and its commit."""
+
+        async def write_alone(question: Q) -> A | Exception:
+            try:
+                (answer,) = await self.write(work, [question])
+            except APIError as error:
+                return error
+            return answer
+
+        async def write_all(questions: Sequence[Q]) -> Sequence[A | Exception]:
+            try:
+                return await self.write(work, questions)
+            except (InvalidInput, Conflict):
+                # PostgreSQL refused a row, and so took none: by itself, only the bad one fails.
+                return await asyncio.gather(*map(write_alone, questions))
+
+        return await self._together(work, write_all, question)
+
+    async def _together(
+        self,
+        work: Callable[..., Sequence[A]],
+        ask: Callable[[Sequence[Q]], Awaitable[Sequence[A | Exception]]],
+        question: Q,
+    ) -> A:
+        coalescer = self._coalescers.get(work)
+        if coalescer is None:
+            coalescer = self._coalescers[work] = Coalescer(ask, at_most=_TOGETHER, under_way=_UNDER_WAY)
+        answer: A = await coalescer(question)
+        return answer
 
     async def _run(self, begin: Begin, work: Callable[[Connection], T], *, repeat_if_lost: bool) -> T:
         """Wait for a connection's turn, then work in a thread."""
@@ -163,30 +224,3 @@ class Database:
         """Close the idle connections; those in use are closed when their work ends."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._engine.dispose()
-
-
-def _database(request: Request) -> Database:
-    database: Database = request.app.state.database
-    return database
-
-
-async def _read_session(request: Request) -> ReadSession:
-    return _database(request).read
-
-
-async def _write_session(request: Request) -> WriteSession:
-    return _database(request).write
-
-
-async def _repeatable_session(request: Request) -> WriteSession:
-    return _database(request).repeatable_write
-
-
-async def _transaction_session(request: Request) -> WriteSession:
-    return _database(request).transaction
-
-
-Read = Annotated[ReadSession, Depends(_read_session)]
-Write = Annotated[WriteSession, Depends(_write_session)]
-RepeatableWrite = Annotated[WriteSession, Depends(_repeatable_session)]
-Transaction = Annotated[WriteSession, Depends(_transaction_session)]

@@ -1,0 +1,82 @@
+"""Calls that arrive while one is under way share the next one.
+
+A lone call goes out at once and waits for nobody. Under load the calls that gathered meanwhile go out together, so one
+statement, one round trip and one commit serve many requests, and the fuller the house the cheaper each.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+
+
+class Coalescer(Generic[Q, A]):
+    """Turns a function of many questions into one of a single question.
+
+    Parameters
+    ----------
+    ask
+        Answers many questions at once, in their order. An answer that is an exception is raised for its
+        question alone; an exception of `ask` itself is raised for all.
+    at_most
+        How many questions may go out together.
+    under_way
+        How many calls of `ask` may run at the same time.
+
+    Notes
+    -----
+    A call of `ask` begins after each of its questions was put: an answer is never older than its question. A
+    caller that is cancelled harms nobody: its question is dropped if it has not gone out, else its answer is.
+    """
+
+    def __init__(
+        self, ask: Callable[[Sequence[Q]], Awaitable[Sequence[A | Exception]]], *, at_most: int, under_way: int
+    ) -> None:
+        self._ask = ask
+        self._at_most = at_most
+        self._free = under_way
+        self._waiting: deque[tuple[Q, asyncio.Future[A]]] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __call__(self, question: Q) -> A:
+        """Ask, alone or together with others."""
+        future: asyncio.Future[A] = asyncio.get_running_loop().create_future()
+        self._waiting.append((question, future))
+        if self._free:
+            self._free -= 1
+            task = asyncio.get_running_loop().create_task(self._serve())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return await future
+
+    async def _serve(self) -> None:
+        """Ask until nobody waits."""
+        try:
+            while batch := self._next_batch():
+                await self._answer(batch)
+        finally:
+            self._free += 1
+
+    def _next_batch(self) -> list[tuple[Q, asyncio.Future[A]]]:
+        batch: list[tuple[Q, asyncio.Future[A]]] = []
+        while self._waiting and len(batch) < self._at_most:
+            question, future = self._waiting.popleft()
+            if not future.done():  # else its caller has gone
+                batch.append((question, future))
+        return batch
+
+    async def _answer(self, batch: list[tuple[Q, asyncio.Future[A]]]) -> None:
+        try:
+            answers: Sequence[A | Exception] = await self._ask([question for question, _ in batch])
+        except Exception as error:  # noqa: BLE001 - whatever it is, every caller gets it
+            answers = [error] * len(batch)
+        for (_, future), answer in zip(batch, answers, strict=True):
+            if future.done():
+                continue
+            if isinstance(answer, Exception):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)

@@ -1,0 +1,169 @@
+"""Malformed, oversized, slow: answered in our envelope, and bounded."""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.server.service import Connection, Load, Service, eventually
+
+HEAD = b"POST /echo HTTP/1.1\r\nHost: x\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Service]:
+    running = Service(
+        GUNICORN_CMD_ARGS="--keep-alive 3",
+        TEST_HEAD_SECONDS=1.5,
+        TEST_BODY_SECONDS=1,
+        TEST_LINGER_SECONDS=1,
+        TEST_WRITE_SECONDS=1,
+    )
+    yield running.wait_ready()
+    assert running.stop() == 0
+    running.assert_only_json()
+
+
+@pytest.fixture
+def connection(service: Service) -> Iterator[Connection]:
+    opened = service.connect()
+    yield opened
+    opened.close()
+
+
+def assert_refused(connection: Connection, status: int) -> str:
+    got, headers, body = connection.answer()
+    answer = json.loads(body)
+    assert got == status
+    assert headers["content-type"] == "application/json"
+    assert headers["connection"] == "close"
+    assert len(headers["x-trace-id"]) == 32
+    assert answer["trace_id"] == headers["x-trace-id"]
+    assert answer["detail"]["code"] == "INVALID_INPUT"
+    assert connection.closed()
+    return str(answer["trace_id"])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"CONNECT x:443 HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        HEAD + b"Content-Length: 2\r\nContent-Length: 2\r\n\r\nhi",
+        HEAD + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\nhi",
+        HEAD + b"Content-Length: 2\r\n" + CHUNKED + b"\r\n2\r\nhi\r\n0\r\n\r\n",
+        HEAD + CHUNKED + b"Content-Length: 2\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+        HEAD + CHUNKED + b"\r\nzz\r\n",
+        HEAD + CHUNKED + b"\r\n2\r\nhixx\r\n",
+    ],
+)
+def test_malformed_requests_are_400_in_the_envelope(service: Service, connection: Connection, data: bytes) -> None:
+    connection.send(data)
+    trace_id = assert_refused(connection, 400)
+    eventually(lambda: any(trace_id.encode() in line for line in service.lines))
+    record = next(json.loads(line) for line in service.lines if trace_id.encode() in line)
+    assert (record["level"], record["trace_id"]) == ("INFO", trace_id)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 70_000 + b"\r\n\r\n",
+        b"GET /" + b"a" * 40_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X: a\r\n" * 5_000 + b"\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 1_000_000,
+        HEAD + CHUNKED + b"\r\n0\r\n" + b"X: a\r\n" * 5_000,
+    ],
+)
+def test_oversized_heads_are_431(connection: Connection, data: bytes) -> None:
+    connection.send(data)
+    assert_refused(connection, 431)
+
+
+def test_large_but_allowed_heads_pass(connection: Connection) -> None:
+    connection.send(b"GET /pid HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 31_000 + b"\r\n\r\n")
+    assert connection.answer()[0] == 200
+    connection.send(b"GET /pid HTTP/1.0\r\n" + b"X: a\r\n" * 100 + b"\r\n")
+    assert connection.answer()[0] == 200
+
+
+def test_garbage_behind_a_request_waits_for_its_answer(connection: Connection) -> None:
+    connection.send(b"GET /sleep/0.3 HTTP/1.1\r\nHost: x\r\n\r\n\x00garbage\r\n\r\n")
+    status, headers, _ = connection.answer()
+    assert (status, headers["connection"]) == (200, "close")
+    assert connection.closed()
+
+
+def test_pipelined_requests_are_answered_in_order(connection: Connection) -> None:
+    connection.send(b"GET /sleep/0.2 HTTP/1.1\r\nHost: x\r\n\r\n" + HEAD + b"Content-Length: 2\r\n\r\nhi")
+    assert connection.answer()[2] == b"slept"
+    assert connection.answer()[2] == b"hi"
+
+
+@pytest.mark.parametrize("length", [b"Content-Length: 2\r\n\r\nhi", CHUNKED + b"\r\n2\r\nhi\r\n0\r\n\r\n"])
+def test_an_offered_upgrade_is_ignored_and_the_body_kept(connection: Connection, length: bytes) -> None:
+    connection.send(HEAD + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMA\r\n" + length)
+    assert connection.answer()[2] == b"hi"
+    assert connection.get("/pid")[0] == 200
+
+
+def test_slow_heads_are_closed_and_harm_nobody(service: Service) -> None:
+    slow = [service.connect() for _ in range(300)]
+    for connection in slow:
+        connection.send(b"GET / HTTP/1.1\r\nHost: x\r\nX: ")
+    load = Load(service)
+    for _ in range(4):
+        time.sleep(0.2)
+        for connection in slow:
+            connection.send(b"a")
+    assert_refused(slow[0], 408)
+    for connection in slow[1:]:
+        with contextlib.suppress(ConnectionError):
+            while connection.socket.recv(65536):
+                pass
+    assert load.stop().keys() == {"200"}
+
+
+@pytest.mark.parametrize("head", [b"Content-Length: 900\r\n\r\n", CHUNKED + b"\r\n"])
+def test_slow_bodies_are_408(connection: Connection, head: bytes) -> None:
+    connection.send(HEAD + head)
+    for _ in range(3):
+        time.sleep(0.2)
+        connection.send(b"1\r\na\r\n")
+    assert_refused(connection, 408)
+
+
+def test_a_body_that_is_not_wanted_any_more_is_read_for_a_while(connection: Connection) -> None:
+    connection.send(b"POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\n\r\n")
+    assert connection.answer()[0] == 413
+    connection.send(b"a" * 2_000_000)
+    assert connection.get("/pid")[0] == 200
+    connection.send(b"POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n")
+    assert connection.answer()[0] == 413
+    assert connection.closed()
+
+
+def test_a_client_that_does_not_read_is_cut(service: Service, connection: Connection) -> None:
+    connection.ask("/big")
+    time.sleep(3)
+    with pytest.raises((ConnectionError, AssertionError)):
+        assert len(connection.answer()[2]) == 50_000_000
+    assert service.get("/pid")[0] == 200
+
+
+@pytest.mark.parametrize("first", [b"", b"GET /pid HTTP/1.1\r\nHost: x\r\n\r\n"])
+def test_idle_connections_are_closed_in_time(connection: Connection, first: bytes) -> None:
+    connection.send(first)
+    if first:
+        assert connection.answer()[0] == 200
+    started = time.monotonic()
+    assert connection.closed()
+    assert 2 < time.monotonic() - started < 6

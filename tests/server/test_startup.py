@@ -1,0 +1,99 @@
+"""Whatever goes wrong at the start is said in JSON, once, on stdout."""
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.server import metrics_dir
+from tests.server.service import Service, eventually
+
+Start = Callable[..., Service]
+
+
+def fail(**env: Any) -> tuple[int, list[str]]:
+    service = Service(**env)
+    code = service.wait()
+    service.assert_only_json()
+    return code, service.messages()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("WEB_CONCURRENCY", "abc"), ("PORT", "abc"), ("LOG_LEVEL", "LOUD"), ("DATABASE_URL", "")]
+)
+def test_a_bad_setting_is_one_line_and_exit_1(name: str, value: str) -> None:
+    code, messages = fail(**{name: value})
+    assert code == 1
+    assert len(messages) == 1
+    assert name in messages[0]
+
+
+def test_the_bare_gunicorn_command_serves_too(start: Start) -> None:
+    service = start(command=("gunicorn",), GUNICORN_CMD_ARGS="--no-control-socket")
+    assert service.get("/pid")[0] == 200
+
+
+def test_a_bad_setting_of_gunicorn_is_json() -> None:
+    code, messages = fail(GUNICORN_CMD_ARGS="--nope")
+    assert code == 2
+    assert "--nope" in messages[-1]
+
+
+@pytest.mark.parametrize("workers", [3])
+def test_a_broken_app_ends_the_service(workers: int) -> None:
+    code, messages = fail(WEB_CONCURRENCY=workers, TEST_BROKEN=1)
+    assert code != 0
+    assert sum("cannot be loaded" in message for message in messages) in range(1, workers + 1)
+    assert not any("broken on purpose" in message for message in messages), "only in the record's exc_info"
+
+
+def test_a_port_in_use_is_said() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        service = Service(PORT=taken.getsockname()[1])
+        eventually(lambda: any("in use" in message for message in service.messages()))
+    service.process.kill()  # gunicorn would try for five seconds
+    service.wait()
+    service.assert_only_json()
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")
+def test_it_binds_ipv6(start: Start) -> None:
+    service = start(HOST="::")
+    assert service.get("/pid")[0] == 200
+
+
+def test_the_metrics_folder_goes_with_the_service(start: Start) -> None:
+    service = start()
+    folder = service.metrics_dir()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    service.stop()
+    assert not folder.exists()
+
+
+def test_folders_of_killed_masters_are_pruned_and_living_ones_kept(start: Start) -> None:
+    living, dead = start(), start()
+    folder = dead.metrics_dir()
+    dead.process.kill()
+    dead.wait()
+    start()
+    assert not folder.exists()
+    assert living.metrics_dir().exists()
+
+
+def test_a_given_metrics_folder_is_emptied_and_survives_a_reload(start: Start, tmp_path: Path) -> None:
+    stale, foreign = tmp_path / "counter_0.db", tmp_path / "notes.txt"
+    stale.touch()
+    foreign.touch()
+    service = start(**{metrics_dir.VARIABLE: tmp_path})
+    assert not stale.exists()
+    assert foreign.exists()
+    stale.touch()
+    service.signal(1)
+    assert service.get("/pid")[0] == 200
+    assert stale.exists()
+    service.stop()
+    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
