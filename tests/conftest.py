@@ -1,0 +1,186 @@
+"""Fixtures: one real PostgreSQL a session, clean tables a test, the app in this process, the service beside it.
+
+Every wait in a test has a bound, and no test reads the developer's environment or `.env`.
+"""
+
+import contextlib
+import io
+import json
+import logging.config
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, LiteralString, Protocol
+
+import pytest
+from psycopg2.extensions import connection as PsycopgConnection  # noqa: N812 - it is a class
+from pydantic import SecretStr
+from starlette.testclient import TestClient
+
+from app.core.config import Settings
+from tests.support.cluster import Cluster, clean, connected, run
+from tests.support.proxy import Proxy
+from tests.support.service import Service
+
+# `app.main` makes an app while it is imported, and with it settings; it does not connect.
+for _name in (*Settings.model_fields, "prometheus_multiproc_dir", "metrics_slot"):
+    os.environ.pop(_name.upper(), None)
+os.environ["DATABASE_URL"] = "postgresql://nobody@127.0.0.1:1/nowhere"
+Settings.model_config["env_file"] = None
+
+from app.core.logs import LineHandler, log_config  # noqa: E402
+from app.main import create_app  # noqa: E402
+
+
+class MakeSettings(Protocol):
+    """Makes settings for the test's database, with these fields instead of the defaults."""
+
+    def __call__(self, **fields: Any) -> Settings:
+        """Make them."""
+        ...
+
+
+class MakeClient(Protocol):
+    """Makes a client of an app of its own in this process, with these settings instead of the defaults."""
+
+    def __call__(self, **fields: Any) -> TestClient:
+        """Make it; it ends with the test."""
+        ...
+
+
+class StartService(Protocol):
+    """Starts a service with these environment variables."""
+
+    def __call__(self, **variables: str) -> Service:
+        """Start it; it ends with the test."""
+        ...
+
+
+class SQL(Protocol):
+    """Runs one statement on the test's database, on a connection that the service does not use."""
+
+    def __call__(self, statement: LiteralString, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Run it, and return its rows."""
+        ...
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Start PostgreSQL in a throw-away folder."""
+    from postgres import running  # noqa: PLC0415
+
+    with running(tmp_path_factory.mktemp("postgres"), durable=False) as url:
+        yield Cluster(url)
+
+
+@pytest.fixture(scope="session")
+def _shared_database(cluster: Cluster) -> Iterator[str]:
+    with cluster.database() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def _observer(_shared_database: str) -> Iterator[PsycopgConnection]:
+    with connected(_shared_database) as connection:
+        yield connection
+
+
+@pytest.fixture
+def database_url(_shared_database: str, _observer: PsycopgConnection) -> str:
+    """Name a migrated database with empty tables. A test that changes more than rows takes `own_database_url`."""
+    clean(_observer)
+    return _shared_database
+
+
+@pytest.fixture
+def own_database_url(cluster: Cluster) -> Iterator[str]:
+    """Name a migrated database that no other test sees."""
+    with cluster.database() as url:
+        yield url
+
+
+@pytest.fixture
+def sql(database_url: str, _observer: PsycopgConnection) -> SQL:  # noqa: ARG001 - it makes the tables empty
+    """Run one statement on the test's database."""
+    return lambda statement, parameters=(): run(_observer, statement, parameters)
+
+
+@pytest.fixture
+def make_settings(database_url: str) -> MakeSettings:
+    """Make settings that differ from the defaults."""
+    return lambda **fields: Settings(**{"database_url": database_url, **fields})
+
+
+@pytest.fixture
+def settings(make_settings: MakeSettings) -> Settings:
+    """Make the settings of a test: the defaults."""
+    return make_settings()
+
+
+@pytest.fixture
+def make_client(make_settings: MakeSettings) -> Iterator[MakeClient]:
+    """Make clients of apps with special settings."""
+    with contextlib.ExitStack() as stack:
+        yield lambda **fields: stack.enter_context(TestClient(create_app(make_settings(**fields))))
+
+
+@pytest.fixture(scope="session")
+def _shared_client(_shared_database: str) -> Iterator[TestClient]:
+    with TestClient(create_app(Settings(database_url=SecretStr(_shared_database)))) as client:
+        yield client
+
+
+@pytest.fixture
+def client(_shared_client: TestClient, settings: Settings) -> TestClient:
+    """Talk to an app in this process that has the defaults; one serves all tests, `make_client` makes more."""
+    logging.config.dictConfig(log_config(settings))
+    return _shared_client
+
+
+@pytest.fixture
+def logs() -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    """Collect what is logged in this process from now on; ask for it after the client, which sets up the logging."""
+    stream = io.StringIO()
+    loggers = [logging.getLogger(name) for name in (None, "gunicorn.error", "uvicorn.error")]
+    handlers = {h for logger in loggers for h in logger.handlers if isinstance(h, LineHandler)}
+    former = [(handler, handler.setStream(stream)) for handler in handlers]
+    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+    for handler, old in former:
+        handler.setStream(old)
+
+
+@pytest.fixture
+def proxy(database_url: str) -> Iterator[Proxy]:
+    """Stand between the service and the test's database."""
+    with contextlib.closing(Proxy(database_url)) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="session")
+def service(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Run the service: two workers, a database of its own that all tests share, so none counts on its rows."""
+    with cluster.database() as url, _running(tmp_path_factory.mktemp("service"), DATABASE_URL=url) as service:
+        service.wait_for_workers(2)
+        yield service
+
+
+@pytest.fixture
+def start_service(database_url: str, tmp_path: Path) -> Iterator[StartService]:
+    """Run services with special settings, on the test's database unless told otherwise."""
+    with contextlib.ExitStack() as stack:
+
+        def start(**variables: str) -> Service:
+            return stack.enter_context(_running(tmp_path, **{"DATABASE_URL": database_url, **variables}))
+
+        yield start
+
+
+@contextlib.contextmanager
+def _running(folder: Path, **variables: str) -> Iterator[Service]:
+    defaults = {"HOST": "127.0.0.1", "WEB_CONCURRENCY": "2", "DRAIN_SECONDS": "0", "SHUTDOWN_TIMEOUT": "5"}
+    service = Service(folder, {**defaults, **variables})
+    try:
+        service.wait_until_alive()
+        yield service
+    finally:
+        service.stop()

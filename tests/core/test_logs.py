@@ -1,0 +1,195 @@
+"""stdout is JSON, one object a line, from the first line to the last."""
+
+import json
+import logging
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from tests.conftest import MakeClient, StartService
+from tests.support.service import Service, environment, eventually
+
+Logs = Callable[[], list[dict[str, Any]]]
+FIXED = ["timestamp", "level", "logger", "message", "service"]
+
+
+def test_every_line_of_a_service_has_the_fields_from_start_to_end(start_service: StartService) -> None:
+    service = start_service(SERVICE_NAME="lamps", LOG_LEVEL="DEBUG")
+    service.wait_for_workers(2)
+    service.client.post("/items", json={"name": "Lamp", "price": 1})
+    service.raw(b"GARBAGE\r\n\r\n")
+
+    assert service.stop() == 0
+
+    lines = service.lines()
+    for line in lines:
+        assert list(line)[:5] == FIXED
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["timestamp"])
+        assert datetime.fromisoformat(line["timestamp"])
+        assert line["level"] in {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}
+        assert line["service"] == "lamps"
+        assert "color_message" not in line
+    loggers = {line["logger"] for line in lines}
+    assert {"gunicorn.error", "uvicorn.error", "app.access"} <= loggers
+    assert "uvicorn.access" not in loggers
+    assert "gunicorn.access" not in loggers
+    messages = " ".join(service.messages())
+    assert "Listening at" in messages
+    assert "Application startup complete" in messages
+    assert "Shutting down: Master" in messages
+
+
+def test_nothing_is_said_twice(start_service: StartService) -> None:
+    service = start_service(WEB_CONCURRENCY="1")
+    service.client.get("/items", headers={"X-Trace-ID": "once"})
+    service.stop()
+
+    messages = service.messages()
+    for once in ("Application startup complete.", "Waiting for application startup."):
+        assert messages.count(once) == 1
+    assert sum("Listening at" in message for message in messages) == 1
+    assert len(service.lines_of("once")) == 1
+
+
+def test_the_access_line_has_its_fields(service: Service) -> None:
+    service.client.get("/items?limit=1", headers={"X-Trace-ID": "access-1"})
+
+    [line] = eventually(lambda: service.lines_of("access-1"))
+    assert line["logger"] == "app.access"
+    assert line["level"] == "INFO"
+    assert (line["method"], line["path"], line["status"], line["client"]) == ("GET", "/items", 200, "127.0.0.1")
+    assert 0 < line["duration_ms"] < 10_000
+    assert line.keys() == {*FIXED, "trace_id", "method", "path", "status", "duration_ms", "client"}
+
+
+def test_a_trusted_proxy_names_the_client_and_another_does_not(start_service: StartService) -> None:
+    for allowed, client in {"127.0.0.1": "203.0.113.7", "10.9.9.9": "127.0.0.1"}.items():
+        service = start_service(FORWARDED_ALLOW_IPS=allowed, WEB_CONCURRENCY="1")
+        service.client.get("/items", headers={"X-Trace-ID": "proxied", "X-Forwarded-For": "203.0.113.7"})
+        [line] = eventually(lambda service=service: service.lines_of("proxied"))  # type: ignore[misc]
+        assert line["client"] == client
+
+
+def test_the_query_and_the_headers_are_not_logged(service: Service) -> None:
+    service.client.get("/items?name=geheim", headers={"X-Trace-ID": "quiet", "Authorization": "Bearer geheim"})
+
+    assert "geheim" not in str(eventually(lambda: service.lines_of("quiet")))
+
+
+def test_probes_and_scrapes_are_debug(make_client: MakeClient, request: pytest.FixtureRequest) -> None:
+    client = make_client(log_level="DEBUG")
+    logs: Logs = request.getfixturevalue("logs")
+    for path in ("/health/live", "/health/ready", "/metrics", "/items"):
+        client.get(path)
+
+    levels = {line["path"]: line["level"] for line in logs() if line["logger"] == "app.access"}
+    assert levels == {"/health/live": "DEBUG", "/health/ready": "DEBUG", "/metrics": "DEBUG", "/items": "INFO"}
+
+
+def test_at_info_probes_are_silent(client: TestClient, logs: Logs) -> None:
+    for path in ("/health/live", "/health/ready", "/metrics"):
+        client.get(path)
+
+    assert [line for line in logs() if line["logger"] == "app.access"] == []
+
+
+@pytest.mark.parametrize("level", ["WARNING", "critical"])
+def test_the_level_is_the_configured_one(make_client: MakeClient, request: pytest.FixtureRequest, level: str) -> None:
+    client = make_client(log_level=level)
+    logs: Logs = request.getfixturevalue("logs")
+    client.get("/items")
+
+    assert logs() == []
+
+
+def _log_with(client: TestClient, logs: Logs, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    assert client
+    logging.getLogger("test").error(*args, **kwargs)
+    [line] = logs()
+    return line
+
+
+@pytest.mark.parametrize(
+    "text", ["one\ntwo\r\nthree", '{"level": "INFO"}', "\u2028\u2029\x85", "\x00\x1b[31m", "\ud800", "ü日😀"]
+)
+def test_a_message_of_any_text_is_one_line(client: TestClient, logs: Logs, text: str) -> None:
+    assert _log_with(client, logs, "%s", text)["message"] == text
+
+
+def test_an_exception_is_one_line_with_its_end(client: TestClient, logs: Logs) -> None:
+    def deep(levels: int) -> None:
+        if not levels:
+            raise ValueError("the\nlast word")
+        deep(levels - 1)
+
+    try:
+        deep(200)
+    except ValueError:
+        line = _log_with(client, logs, "failed", exc_info=True)
+
+    assert line["message"] == "failed"
+    assert line["exc_info"].endswith("ValueError: the\nlast word")
+    assert "in deep" in line["exc_info"]
+
+
+def test_long_texts_are_cut(client: TestClient, logs: Logs) -> None:
+    try:
+        raise ValueError("é" * 100_000)
+    except ValueError:
+        line = _log_with(client, logs, "x" * 100_000, exc_info=True)
+
+    assert len(line["message"]) >= 1000
+    assert len(json.dumps(line)) < 20_000
+
+
+def test_an_access_line_of_a_long_path_is_written_whole(service: Service) -> None:
+    """Several workers write to one pipe; the system keeps 4096 bytes together."""
+    service.client.get("/" + "x" * 20_000, headers={"X-Trace-ID": "long-path"})
+
+    eventually(lambda: service.lines_of("long-path"))
+    assert max(len(line) for line in service.log.read_text().splitlines()) <= 4096
+
+
+def test_a_value_that_json_does_not_know_does_not_lose_the_line(client: TestClient, logs: Logs) -> None:
+    line = _log_with(
+        client, logs, "odd", extra={"path": Path("/x"), "raw": b"\xff", "number": float("nan"), "some": {1}}
+    )
+
+    assert line["message"] == "odd"
+
+
+def test_lines_of_several_workers_do_not_mix(service: Service) -> None:
+    long = "/" + "x" * 1400
+    for _ in range(100):
+        service.client.get(long)
+
+    assert len([line for line in service.lines() if line.get("path") == long]) >= 100
+
+
+@pytest.mark.parametrize("module", ["gunicorn", "app.server"])
+@pytest.mark.parametrize("variables", [{"PORT": "abc"}, {"LOG_LEVEL": "LOUD"}, {"DATABASE_URL": ""}])
+def test_a_start_that_fails_says_so_in_json(tmp_path: Path, module: str, variables: dict[str, str]) -> None:
+    good = {"DATABASE_URL": "postgresql://x@127.0.0.1:1/x", "WEB_CONCURRENCY": "1"}
+
+    result = subprocess.run(
+        [sys.executable, "-m", module, "-c", "python:app.server.gunicorn_conf", "app.main:app"],
+        cwd=tmp_path,
+        env=environment(**{**good, **variables}),
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
+
+    assert result.returncode == 1
+    assert result.stderr == b""
+    [line] = [json.loads(line) for line in result.stdout.splitlines()]
+    assert list(line) == FIXED
+    assert line["level"] == "CRITICAL"
+    assert next(iter(variables)) in line["message"]

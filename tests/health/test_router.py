@@ -1,0 +1,141 @@
+"""Probes: alive whatever the database does, ready while it answers, and at once."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from starlette.testclient import TestClient
+
+from app.core.database import Probe
+from app.core.lifecycle import lifecycle
+from tests.conftest import MakeClient
+from tests.support.errors import assert_error
+from tests.support.proxy import Proxy
+from tests.support.service import eventually
+
+
+def status(client: TestClient) -> int:
+    """Ask for readiness, which has to answer within a second and a bit, and for liveness at once."""
+    started = time.monotonic()
+    response = client.get("/health/ready")
+    assert time.monotonic() - started < 1.5
+    if response.status_code != 200:
+        assert_error(response, 503, "DATABASE_ERROR")
+    started = time.monotonic()
+    assert client.get("/health/live").json() == {"status": "alive"}
+    assert time.monotonic() - started < 0.5
+    return response.status_code
+
+
+def test_alive_and_ready(client: TestClient) -> None:
+    for path, body in {"/health/live": {"status": "alive"}, "/health/ready": {"status": "ready"}}.items():
+        response = client.get(path)
+        assert (response.status_code, response.json()) == (200, body)
+        assert client.head(path).status_code == 200
+
+
+def test_readiness_follows_the_database_within_two_seconds(make_client: MakeClient, proxy: Proxy) -> None:
+    proxy.down()
+    client = make_client(database_url=proxy.url)
+    assert status(client) == 503
+    for _ in range(2):
+        proxy.up()
+        eventually(lambda: status(client) == 200, 2)
+        proxy.down()
+        eventually(lambda: status(client) == 503, 2)
+
+
+def test_a_database_that_swallows_everything_is_not_ready_within_a_second(
+    make_client: MakeClient, proxy: Proxy
+) -> None:
+    client = make_client(database_url=proxy.url)
+    assert status(client) == 200
+    proxy.silence()
+    eventually(lambda: status(client) == 503, 2.5)
+    assert status(client) == 503
+    time.sleep(1.1)
+    assert status(client) == 503
+
+    proxy.speak()
+
+    eventually(lambda: status(client) == 200, 4)
+
+
+def test_a_connection_that_leads_nowhere_is_given_up(make_client: MakeClient, proxy: Proxy) -> None:
+    client = make_client(database_url=proxy.url)
+    assert status(client) == 200
+    proxy.strand()
+
+    eventually(lambda: status(client) == 503, 2.5)
+    eventually(lambda: status(client) == 200, 2.5)
+
+
+def test_a_database_that_swallows_the_very_first_packet_is_not_ready_in_time(
+    make_client: MakeClient, proxy: Proxy
+) -> None:
+    proxy.silence()
+    client = make_client(database_url=proxy.url)
+
+    assert status(client) == 503
+    time.sleep(1.1)
+    assert status(client) == 503
+    proxy.speak()
+
+    eventually(lambda: status(client) == 200, 6)
+
+
+def test_the_database_is_asked_at_most_once_a_second(make_client: MakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+    ask = Probe._ask
+
+    def counted(self: Probe) -> bool:
+        asked.append(time.monotonic())
+        return ask(self)
+
+    monkeypatch.setattr(Probe, "_ask", counted)
+    client = make_client()
+    end = time.monotonic() + 2.3
+
+    def keep_asking(_: int) -> set[int]:
+        answers = set()
+        while time.monotonic() < end:
+            answers.add(client.get("/health/ready").status_code)
+        return answers
+
+    with ThreadPoolExecutor(4) as pool:
+        assert set().union(*pool.map(keep_asking, range(4))) == {200}
+
+    assert 2 <= len(asked) <= 3
+    assert all(later - earlier > 0.95 for earlier, later in pairwise(asked))
+
+
+def test_probes_answer_at_once_while_every_database_thread_is_busy(make_client: MakeClient) -> None:
+    client = make_client(db_pool_size=2)
+    assert client.portal
+    database: Any = client.app.state.database  # type: ignore[attr-defined]
+    busy = [
+        client.portal.start_task_soon(database.read, lambda c: c.execute(text("SELECT pg_sleep(1.5)")))
+        for _ in range(6)
+    ]
+    time.sleep(0.1)
+
+    for path in ("/health/live", "/health/ready", "/metrics"):
+        started = time.monotonic()
+        assert client.get(path).status_code == 200
+        assert time.monotonic() - started < 0.5
+
+    assert not busy[0].done()
+    for future in busy:
+        future.result(10)
+
+
+def test_draining_is_alive_and_not_ready(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lifecycle, "draining", True)
+
+    assert client.get("/health/ready").status_code == 503
+    assert client.get("/health/ready").headers["retry-after"]
+    assert client.get("/health/live").status_code == 200
+    assert client.get("/items").status_code == 200
