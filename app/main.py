@@ -12,7 +12,8 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from app import __version__
-from app.core import docs, metrics
+from app.core import docs, exposition
+from app.core.admission import AdmissionMiddleware
 from app.core.client import new_pool
 from app.core.config import Settings, load_settings
 from app.core.database import Database, Probe
@@ -21,9 +22,13 @@ from app.core.logs import log_config
 from app.core.middleware import BodyLimitMiddleware, MethodMiddleware, RequestMiddleware
 from app.core.openapi import operation_id, truthful
 from app.core.routes import RouteTable
+from app.core.vitals import watched
 from app.health import router as health
 from app.items import router as items
 from app.items import stock
+
+# Requests in flight a worker, beyond which it refuses (docs/reliability.md): a fraction of a second's work.
+_IN_FLIGHT, _IN_FLIGHT_A_CONNECTION = 256, 32
 
 
 @asynccontextmanager
@@ -34,7 +39,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.probe = Probe(settings)
     app.state.downstream = new_pool()
     app.state.inventory = stock.inventory_of(settings, app.state.downstream)
-    yield
+    async with watched(app.state.probe, app.state.database.threads_busy):
+        yield
     await app.state.downstream.aclose()
     app.state.probe.close()
     app.state.database.dispose()
@@ -64,6 +70,7 @@ def _middleware(settings: Settings, routes: RouteTable) -> list[Middleware]:
         )
     return [
         *stack,
+        Middleware(AdmissionMiddleware, limit=max(_IN_FLIGHT, _IN_FLIGHT_A_CONNECTION * settings.db_pool_size)),
         Middleware(BodyLimitMiddleware, max_body_bytes=settings.max_body_bytes),
         Middleware(MethodMiddleware, routes=routes),
     ]
@@ -100,11 +107,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.settings = settings
     app.state.routes = routes
 
-    app.include_router(health.router)
-    app.include_router(metrics.router)
+    # The busiest first: FastAPI tries one route after the other.
     app.include_router(items.router)
     app.include_router(stock.router)
-
+    app.include_router(health.router)
+    app.include_router(exposition.router)
     if settings.docs_enabled:
         app.include_router(docs.router)
 

@@ -6,6 +6,7 @@ import re
 import sys
 from datetime import UTC, datetime
 from functools import lru_cache
+from ipaddress import ip_network
 from typing import Annotated, Literal
 
 import psycopg2
@@ -54,6 +55,14 @@ def _service_url(url: HttpUrl) -> HttpUrl:
     return url
 
 
+def _addresses(text: str) -> str:
+    """Take what gunicorn takes: `*`, or addresses and networks between commas."""
+    for part in text.split(","):
+        if part.strip() != "*":
+            ip_network(part.strip())
+    return text
+
+
 def _cores() -> int:
     """Cores that this process may use: its affinity, and the cgroup's CPU quota where there is one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -88,9 +97,10 @@ class Settings(BaseSettings):
     host: str = "0.0.0.0"  # noqa: S104 - a container's port is published by whoever runs it
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     web_concurrency: Annotated[int, Field(ge=1, le=256, default_factory=_cores)]
-    forwarded_allow_ips: str = "127.0.0.1"
+    forwarded_allow_ips: Annotated[str, AfterValidator(_addresses)] = "127.0.0.1"
 
     database_url: PostgresURL
+    database_replica_url: PostgresURL | None = None
     db_pool_size: Annotated[int, Field(ge=1, le=100)] = 8
     db_pool_timeout: Annotated[float, Field(gt=0, le=60)] = 5.0
     db_pool_recycle: Annotated[float, Field(gt=0)] = 1800.0

@@ -11,14 +11,17 @@ from app.core.errors import NotFound
 router = APIRouter(include_in_schema=False)
 
 _STATIC = files("fastapi_offline") / "static"
-_ASSETS = {name: str(_STATIC / name) for name in ("swagger-ui-bundle.js", "swagger-ui.css", "redoc.standalone.js", "favicon.png")}
+_ASSETS = {
+    name: str(_STATIC / name)
+    for name in ("swagger-ui-bundle.js", "swagger-ui.css", "redoc.standalone.js", "favicon.png")
+}
 # Relative, so that the pages also work behind a proxy that puts a prefix in front of the service.
 _OPENAPI_URL = "openapi.json"
 _ASSETS_URL = "docs/assets"
 # Also forbids what the pages would fetch elsewhere: ReDoc's logo, Swagger's validator.
 _POLICY = {
-    "Content-Security-Policy": "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline';"
-    " img-src 'self' data:; worker-src 'self' blob:; frame-ancestors 'none'"
+    "Content-Security-Policy": "default-src 'self'; script-src 'self' 'unsafe-inline';"
+    " style-src 'self' 'unsafe-inline'; img-src 'self' data:; worker-src 'self' blob:; frame-ancestors 'none'"
 }
 
 

@@ -112,6 +112,13 @@ class DatabaseError(APIError):
     default_headers: ClassVar[Mapping[str, str]] = {"Retry-After": "1"}
 
 
+class Overloaded(APIError):
+    """More work than can be done in time (`app/core/admission.py`)."""
+
+    code, status, default_message = "OVERLOADED", 503, "Too much to do at the moment"
+    default_headers: ClassVar[Mapping[str, str]] = {"Retry-After": "1"}
+
+
 class DownstreamError(APIError):
     """Another service gave no usable answer, or is known to be down."""
 

@@ -1,30 +1,22 @@
-"""The instruments, and `GET /metrics` over all workers.
+"""The instruments.
 
 Under gunicorn every worker writes its values into memory-mapped files in `PROMETHEUS_MULTIPROC_DIR`, and a
-scrape of any worker sums the files of all. The files are named by the worker's slot (`METRICS_SLOT`), not by
-its process id: a worker that replaces another goes on with that one's counters, so they never go back, and
-there are never more files than slots (`app/server/gunicorn_conf.py` gives out the slots).
+scrape of any worker sums the files of all (`app.core.exposition`). The files are named by the worker's slot
+(`METRICS_SLOT`), not by its process id: a worker that replaces another goes on with that one's counters, so they
+never go back, and there are never more files than slots (`app/server/gunicorn_conf.py` gives out the slots).
 """
 
-import asyncio
 import os
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 
-from fastapi import APIRouter
 from prometheus_client import (
-    CONTENT_TYPE_LATEST,
+    PROCESS_COLLECTOR,
     REGISTRY,
-    CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
     disable_created_metrics,
-    generate_latest,
-    multiprocess,
     values,
 )
-from starlette.responses import Response
 
 from app import __version__
 
@@ -32,6 +24,9 @@ MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR" in os.environ
 if MULTIPROCESS:
     _slot = os.environ.get("METRICS_SLOT", str(os.getpid()))
     values.ValueClass = values.MultiProcessValue(process_identifier=lambda: _slot)  # type: ignore[no-untyped-call]
+
+# The library's own knows one process, and nothing where there are several: `app.core.vitals` takes its place.
+REGISTRY.unregister(PROCESS_COLLECTOR)
 
 # Seconds; the advice of the OpenTelemetry semantic conventions for http.server.request.duration.
 DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
@@ -44,17 +39,31 @@ HTTP_DURATION = Histogram(
     buckets=DURATION_BUCKETS,
 )
 HTTP_IN_PROGRESS = Gauge("http_requests_in_progress", "Requests that are being served.", multiprocess_mode="livesum")
+HTTP_SHED = Counter(
+    "http_requests_shed", "Requests refused at once, because more work was there than can be done in time.", ["reason"]
+)
+IDEMPOTENT_REPLAYS = Counter("idempotent_replays", "Creates that were answered again from their Idempotency-Key.")
 DB_POOL_CONNECTIONS = Gauge(
     "db_pool_connections",
     "Connections of the pools, by state.",
     ["state"],
     multiprocess_mode="livesum",
 )
+DB_POOL_WAITING = Gauge(
+    "db_pool_waiting", "Units of work that wait for a connection just now.", multiprocess_mode="livesum"
+)
 DB_POOL_WAIT = Histogram(
     "db_pool_wait_seconds",
     "Seconds that a unit of work waited for a connection.",
     buckets=DURATION_BUCKETS,
 )
+DB_ERRORS = Counter(
+    "db_errors",
+    "Units of work that failed, by the class (two characters) of PostgreSQL's SQLSTATE; `none` where it sent none.",
+    ["sqlstate_class"],
+)
+DB_SLOW_STATEMENTS = Counter("db_slow_statements", "Statements that took longer than DB_SLOW_STATEMENT.")
+DB_UP = Gauge("db_up", "1 while the database answers, else 0; of all workers the lowest.", multiprocess_mode="livemin")
 DOWNSTREAM_REQUESTS = Counter(
     "downstream_requests",
     "Calls to other services, each counted once, by how it ended after all its tries.",
@@ -72,32 +81,29 @@ DOWNSTREAM_BREAKER = Gauge(
     ["service"],
     multiprocess_mode="livemax",
 )
+SERVICE_READY = Gauge(
+    "service_ready",
+    "What /health/ready says: 1 for 200, 0 for 503; of all workers the lowest.",
+    multiprocess_mode="livemin",
+)
+WORKERS = Gauge("workers", "Workers that serve.", multiprocess_mode="livesum")
+WORKER_STARTS = Counter("worker_starts", "Workers that began to serve: the first ones, and each that replaced another.")
+THREADS_BUSY = Gauge(
+    "threads_busy", "Threads that are at work, of all workers, by their pool.", ["pool"], multiprocess_mode="livesum"
+)
+EVENT_LOOP_LAG = Gauge(
+    "event_loop_lag_seconds",
+    "Seconds by which the worker's last timer was late; of all workers the highest.",
+    multiprocess_mode="livemax",
+)
+PROCESS_CPU = Counter("process_cpu_seconds", "CPU seconds of all workers, since the service began.")
+PROCESS_MEMORY = Gauge(
+    "process_resident_memory_bytes", "Resident memory of all workers, in bytes.", multiprocess_mode="livesum"
+)
+PROCESS_FDS = Gauge("process_open_fds", "Open file descriptors of all workers.", multiprocess_mode="livesum")
 APP_INFO = Gauge("app_info", "Always 1; the version is in the label.", ["version"], multiprocess_mode="max")
 disable_created_metrics()  # type: ignore[no-untyped-call]
 APP_INFO.labels(__version__).set(1)
-
-router = APIRouter(tags=["operations"])
-# A scrape reads files: not on the event loop, and not behind the requests that wait for a database thread.
-_scraper = ThreadPoolExecutor(max_workers=1, thread_name_prefix="metrics")
-
-
-@lru_cache(maxsize=1)
-def _registry() -> CollectorRegistry:
-    if not MULTIPROCESS:
-        return REGISTRY
-    registry = CollectorRegistry()
-    multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return registry
-
-
-@router.get(
-    "/metrics",
-    summary="Metrics of all workers, for Prometheus",
-    response_class=Response,
-    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
-)
-async def get_metrics() -> Response:
-    """Render the sum over all workers in the Prometheus text format."""
-    loop = asyncio.get_running_loop()
-    content = await loop.run_in_executor(_scraper, generate_latest, _registry())
-    return Response(content, media_type=CONTENT_TYPE_LATEST, headers={"Cache-Control": "no-store"})
+# Made at once: a series that starts with its first failure hides that failure from `rate()`.
+for _class in ("none", "08", "40", "53", "57"):
+    DB_ERRORS.labels(_class)

@@ -59,6 +59,12 @@ def header(description: str, example: str) -> dict[str, Any]:
     return {"description": description, "schema": {"type": "string"}, "example": example}
 
 
+def header_parameter(name: str, description: str, example: str) -> dict[str, Any]:
+    """Describe a header field of a request that the handler reads itself, for `openapi_extra=` of a route."""
+    schema = {"type": "string", "examples": [example]}
+    return {"name": name, "in": "header", "required": False, "description": description, "schema": schema}
+
+
 def link(operation: str, description: str, **parameters: str) -> dict[str, Any]:
     """Describe how an answer leads to another operation: runtime expressions for its parameters, by name."""
     return {"operationId": operation, "description": description, "parameters": parameters}

@@ -41,8 +41,7 @@ class RouteTable:
         endpoint = scope.get("endpoint")
         if endpoint is not None:
             return self.templates.get(endpoint, UNMATCHED)
-        # Refused before routing (413, 405): a concrete path is a template of its own.
-        return scope["path"] if scope["path"] in self.methods else UNMATCHED
+        return self.template_of(scope["path"])  # refused before routing (405, 413, 503), or nobody's
 
     def template_of(self, path: str) -> str:
         """Find the template that `path` belongs to, or `UNMATCHED`.

@@ -7,13 +7,14 @@ from fastapi import APIRouter, Body, Path, Query, Request, Response
 
 from app.core import openapi
 from app.core.database import CoalescedRead, CoalescedWrite, Read, RepeatableWrite, Transaction, Write
-from app.core.errors import DatabaseError, InvalidInput, PayloadTooLarge, UnsupportedMediaType
-from app.core.json_body import MERGE_PATCH_JSON, JSONRoute
-from app.core.preconditions import Conditions, PreconditionFailed, entity_tag
+from app.core.errors import DatabaseError, InvalidInput
+from app.core.json_body import JSONRoute
+from app.core.metrics import IDEMPOTENT_REPLAYS
+from app.core.preconditions import Preconditions, entity_tag
 from app.core.query import StrictQuery
-from app.items import store
+from app.items import documentation, store
 from app.items.errors import ItemNotFound
-from app.items.idempotency import IdempotencyKeyInUse, IdempotencyKeyReused, Key, Once
+from app.items.idempotency import Key, Once
 from app.items.paging import cursor_after
 from app.items.schemas import Item, ItemBatch, ItemBatchCreate, ItemCreate, ItemId, ItemPage, ItemPatch, ItemQuery
 
@@ -22,26 +23,6 @@ router = APIRouter(
 )
 
 PathId = Annotated[ItemId, Path()]
-
-_ETAG = {"ETag": openapi.header("The entity tag: it changes whenever the item does", '"3"')}
-_REPLAYED = {"Idempotent-Replayed": openapi.header("Sent with a repeated answer", "true")}
-_LOCATION = {"Location": openapi.header("Path of the new item", "/items/7")}
-_LINK = {"Link": openapi.header("The next page, while there is one", '</items?cursor=...>; rel="next"')}
-_IF_MATCH = {"If-Match": "$response.header.ETag"}
-_THIS = {"item_id": "$response.body#/id"}
-_LEADS_TO = {
-    "get": openapi.link("get_item", "Read the item", **_THIS),
-    "patch": openapi.link("patch_item", "Change it unless it has changed", **_THIS, **_IF_MATCH),
-    "delete": openapi.link("delete_item", "Delete it unless it has changed", **_THIS, **_IF_MATCH),
-    "stock": openapi.link("get_stock", "Ask how many there are", **_THIS),
-}
-_BODY_ERRORS = openapi.errors(InvalidInput, PayloadTooLarge, UnsupportedMediaType)
-_CREATE_ERRORS = {
-    **_BODY_ERRORS,
-    **openapi.errors(InvalidInput, IdempotencyKeyReused, IdempotencyKeyInUse),
-}
-_ITEM_ERRORS = openapi.errors(ItemNotFound)
-_CHANGE_ERRORS = openapi.errors(ItemNotFound, PreconditionFailed)
 
 
 def _answer(row: store.ItemRow, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -54,12 +35,19 @@ def _page(rows: Sequence[store.ItemRow]) -> list[Item]:
     return [Item.of(row) for row in rows]
 
 
-@router.post(
-    "",
-    status_code=201,
-    response_model=Item,
-    responses={201: {"headers": _LOCATION | _ETAG | _REPLAYED, "links": _LEADS_TO}, **_CREATE_ERRORS},
-)
+# The routes stand in the order in which they are asked for most: FastAPI tries one after the other.
+@router.get("/{item_id}", response_model=Item, **documentation.GET_ITEM)
+async def get_item(request: Request, item_id: PathId, read: CoalescedRead) -> Response:
+    """Read one item."""
+    row = await read(store.get_items, item_id)
+    if row is None:
+        raise ItemNotFound(item_id)
+    if Preconditions.of(request).not_modified(row.version):
+        return Response(status_code=304, headers={"ETag": entity_tag(row.version)})
+    return _answer(row)
+
+
+@router.post("", status_code=201, response_model=Item, **documentation.CREATE_ITEM)
 async def create_item(item: ItemCreate, key: Key, write: CoalescedWrite, repeatable: RepeatableWrite) -> Response:
     """Create an item."""
     once = Once.of(key, "POST /items", item)
@@ -71,12 +59,7 @@ async def create_item(item: ItemCreate, key: Key, write: CoalescedWrite, repeata
     return _answer(row, 201, {"Location": f"/items/{row.id}", **_replayed(inserted)})
 
 
-@router.post(
-    "/batch",
-    status_code=201,
-    response_model=ItemBatch,
-    responses={201: {"headers": _REPLAYED}, **_CREATE_ERRORS},
-)
+@router.post("/batch", status_code=201, response_model=ItemBatch, **documentation.CREATE_ITEMS)
 async def create_items(batch: ItemBatchCreate, key: Key, write: Write, repeatable: RepeatableWrite) -> Response:
     """Create many items: all or none, in the order sent."""
     once = Once.of(key, "POST /items/batch", batch)
@@ -86,15 +69,13 @@ async def create_items(batch: ItemBatchCreate, key: Key, write: Write, repeatabl
 
 
 def _replayed(inserted: store.Inserted) -> dict[str, str]:
-    return {"Idempotent-Replayed": "true"} if inserted.replayed else {}
+    if not inserted.replayed:
+        return {}
+    IDEMPOTENT_REPLAYS.inc()
+    return {"Idempotent-Replayed": "true"}
 
 
-@router.get(
-    "",
-    response_model=ItemPage,
-    responses={200: {"headers": _LINK}},
-    dependencies=[StrictQuery],
-)
+@router.get("", response_model=ItemPage, dependencies=[StrictQuery], **documentation.LIST_ITEMS)
 async def list_items(request: Request, query: Annotated[ItemQuery, Query()], read: Read) -> Response:
     """List items, a page at a time."""
     rows = await read(store.list_items, query)
@@ -105,45 +86,23 @@ async def list_items(request: Request, query: Annotated[ItemQuery, Query()], rea
     return Response(content, headers=headers, media_type="application/json")
 
 
-@router.get(
-    "/{item_id}",
-    response_model=Item,
-    responses={
-        200: {"headers": _ETAG},
-        304: {"description": "Not Modified", "headers": _ETAG},
-        **_ITEM_ERRORS,
-    },
-)
-async def get_item(item_id: PathId, conditions: Conditions, read: CoalescedRead) -> Response:
-    """Read one item."""
-    row = await read(store.get_items, item_id)
-    if row is None:
-        raise ItemNotFound(item_id)
-    if conditions.not_modified(row.version):
-        return Response(status_code=304, headers={"ETag": entity_tag(row.version)})
-    return _answer(row)
-
-
-@router.patch(
-    "/{item_id}",
-    response_model=Item,
-    responses={200: {"headers": _ETAG}, **_BODY_ERRORS, **_CHANGE_ERRORS},
-    openapi_extra=openapi.also_accepts(MERGE_PATCH_JSON, "ItemPatch"),
-)
+@router.patch("/{item_id}", response_model=Item, **documentation.PATCH_ITEM)
 async def patch_item(
+    request: Request,
     item_id: PathId,
     patch: Annotated[ItemPatch, Body()],
-    conditions: Conditions,
     write: Write,
     transaction: Transaction,
 ) -> Response:
     """Change an item by a JSON merge patch (RFC 7396)."""
+    conditions = Preconditions.of(request)
     session = transaction if conditions else write
     return _answer(await session(store.update_item, item_id, patch, conditions))
 
 
-@router.delete("/{item_id}", status_code=204, response_class=Response, responses=_CHANGE_ERRORS)
-async def delete_item(item_id: PathId, conditions: Conditions, write: Write, transaction: Transaction) -> None:
+@router.delete("/{item_id}", status_code=204, response_class=Response, **documentation.DELETE_ITEM)
+async def delete_item(request: Request, item_id: PathId, write: Write, transaction: Transaction) -> None:
     """Delete an item."""
+    conditions = Preconditions.of(request)
     session = transaction if conditions else write
     await session(store.delete_item, item_id, conditions)

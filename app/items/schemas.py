@@ -173,6 +173,6 @@ class ItemQuery(BaseModel):
     )
     min_price: PriceBound | None = None
     max_price: PriceBound | None = None
-    cursor: Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[A-Za-z0-9_-]*$")] | None = Field(
-        None, description="`next_cursor` of the page before, with the same sort and filters"
+    cursor: Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[A-Za-z0-9_-]*$")] | None = (
+        Field(None, description="`next_cursor` of the page before, with the same sort and filters")
     )

@@ -1,0 +1,52 @@
+"""What the OpenAPI document says of each operation, beside its types: arguments of the route decorators."""
+
+from typing import Any
+
+from app.core.errors import InvalidInput, PayloadTooLarge, UnsupportedMediaType
+from app.core.json_body import MERGE_PATCH_JSON
+from app.core.openapi import also_accepts, errors, header, link
+from app.core.preconditions import IF_MATCH, IF_NONE_MATCH, PreconditionFailed
+from app.items.errors import ItemNotFound
+from app.items.idempotency import IdempotencyKeyInUse, IdempotencyKeyReused
+
+_ETAG = {"ETag": header("The entity tag: it changes whenever the item does", '"3"')}
+_REPLAYED = {"Idempotent-Replayed": header("Sent with a repeated answer", "true")}
+_LOCATION = {"Location": header("Path of the new item", "/items/7")}
+_LINK = {"Link": header("The next page, while there is one", '</items?cursor=...>; rel="next"')}
+
+_THIS = {"item_id": "$response.body#/id"}
+_UNCHANGED = {**_THIS, "If-Match": "$response.header.ETag"}
+_LEADS_TO = {
+    "get": link("get_item", "Read the item", **_THIS),
+    "patch": link("patch_item", "Change it unless it has changed", **_UNCHANGED),
+    "delete": link("delete_item", "Delete it unless it has changed", **_UNCHANGED),
+    "stock": link("get_stock", "Ask how many there are", **_THIS),
+}
+
+_BODY_ERRORS = errors(InvalidInput, PayloadTooLarge, UnsupportedMediaType)
+_CREATE_ERRORS = _BODY_ERRORS | errors(InvalidInput, IdempotencyKeyReused, IdempotencyKeyInUse)
+_CHANGE_ERRORS = errors(ItemNotFound, PreconditionFailed)
+
+Documentation = dict[str, Any]
+
+CREATE_ITEM: Documentation = {
+    "responses": {201: {"headers": _LOCATION | _ETAG | _REPLAYED, "links": _LEADS_TO}, **_CREATE_ERRORS}
+}
+CREATE_ITEMS: Documentation = {"responses": {201: {"headers": _REPLAYED}, **_CREATE_ERRORS}}
+LIST_ITEMS: Documentation = {"responses": {200: {"headers": _LINK}}}
+GET_ITEM: Documentation = {
+    "responses": {
+        200: {"headers": _ETAG},
+        304: {"description": "Not Modified", "headers": _ETAG},
+        **errors(ItemNotFound),
+    },
+    "openapi_extra": {"parameters": [IF_NONE_MATCH]},
+}
+PATCH_ITEM: Documentation = {
+    "responses": {200: {"headers": _ETAG}, **_BODY_ERRORS, **_CHANGE_ERRORS},
+    "openapi_extra": also_accepts(MERGE_PATCH_JSON, "ItemPatch") | {"parameters": [IF_MATCH, IF_NONE_MATCH]},
+}
+DELETE_ITEM: Documentation = {
+    "responses": _CHANGE_ERRORS,
+    "openapi_extra": {"parameters": [IF_MATCH, IF_NONE_MATCH]},
+}
