@@ -15,7 +15,7 @@ from sqlalchemy.pool import NullPool
 
 from app.core.database.base import Base
 from tests.support.cluster import Cluster, connected, migrate, query
-from tests.support.service import ROOT, environment
+from tests.support.service import ROOT, environment, eventually
 
 TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1"
 SCHEMA = (
@@ -26,6 +26,8 @@ SCHEMA = (
     "WHERE connamespace = 'public'::regnamespace "
     "ORDER BY 1, 2, 3"
 )
+
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
 
 @pytest.fixture
@@ -102,19 +104,18 @@ def test_there_is_one_line_of_revisions() -> None:
 
 
 def test_any_number_of_starters_migrate_once_and_none_fails(empty_database_url: str) -> None:
-    # All of them come so far first: else the slow start would put them in a row.
-    wait = (
-        "import alembic.config as a, app.core.database.engine as e; "
-        "print('here', flush=True); input(); a.main(['upgrade', 'head'])"
-    )
+    # Imports take longest: all come so far first. Then somebody holds up the first statement of each, so that
+    # none is through before the last one has begun.
+    wait = "import alembic.config as a, app.core.database.engine as e; input(); a.main(['upgrade', 'head'])"
     processes = [start_python(empty_database_url, "-c", wait) for _ in range(8)]
-    for process in processes:
-        assert process.stdout
-        assert process.stdout.readline() == b"here\n"
-    for process in processes:
-        assert process.stdin
-        process.stdin.write(b"\n")
-        process.stdin.flush()
+    with connected(empty_database_url) as other, other.cursor() as cursor:
+        cursor.execute("BEGIN; CREATE TABLE alembic_version ()")
+        for process in processes:
+            assert process.stdin
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+        eventually(lambda: query(empty_database_url, WAITING) == [(8,)], 30)
+        cursor.execute("ROLLBACK")
     said = [process.communicate(timeout=60)[0].decode() for process in processes]
 
     assert [process.returncode for process in processes] == [0] * 8, said

@@ -270,7 +270,7 @@ def test_connections_and_threads_are_as_many_as_the_pool(make_client: MakeClient
 
     new = {thread for thread in threading.enumerate() if thread.name.startswith("database")} - before
     assert len(new) == 3
-    assert most == 3
+    assert most in {3, 4}  # with the probe's
 
 
 @pytest.mark.parametrize("how", ["read", "write", "transaction"])
@@ -281,7 +281,7 @@ def test_the_connection_goes_back_whatever_happens(make_client: MakeClient, how:
         future = begin(client, how, statement(sql_text))
         eventually(future.done)
 
-    assert _database(client)._engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+    assert _database(client)._primary._engine.pool.checkedout() == 0  # type: ignore[attr-defined]
     assert client.get("/items").status_code == 200
 
 

@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from sqlalchemy import text
 from starlette.testclient import TestClient
 
@@ -91,12 +92,16 @@ def test_the_database_is_asked_at_most_once_a_second(make_client: MakeClient, mo
     asked: list[float] = []
     ask = Probe._ask
 
+    client = make_client()
+    app = client.app
+    assert isinstance(app, FastAPI)
+
     def counted(self: Probe) -> bool:
-        asked.append(time.monotonic())
+        if self is app.state.probe:  # other apps of this process ask as well
+            asked.append(time.monotonic())
         return ask(self)
 
     monkeypatch.setattr(Probe, "_ask", counted)
-    client = make_client()
     end = time.monotonic() + 2.3
 
     def keep_asking(_: int) -> set[int]:

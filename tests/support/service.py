@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,14 @@ class Service:
         Where it runs and logs: not the repository, whose `.env` is the developer's.
     variables
         Its environment.
+
+    Attributes
+    ----------
+    command
+        What is started.
     """
+
+    command: Sequence[str] = _GUNICORN
 
     def __init__(self, folder: Path, variables: dict[str, str]) -> None:
         self.port = int(variables.setdefault("PORT", str(free_port())))
@@ -59,7 +66,7 @@ class Service:
         self.log = folder / f"service-{self.port}.log"
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                _GUNICORN,
+                self.command,
                 cwd=folder,
                 env=environment(**variables),
                 stdin=subprocess.DEVNULL,
