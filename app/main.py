@@ -3,6 +3,7 @@
 import logging.config
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -19,7 +20,7 @@ from app.core.config import Settings, load_settings
 from app.core.database import Database, Probe
 from app.core.errors import handle_http_error, handle_validation_error
 from app.core.logs import log_config
-from app.core.middleware import BodyLimitMiddleware, MethodMiddleware, RequestMiddleware
+from app.core.middleware import BodyLimitMiddleware, CrashMiddleware, MethodMiddleware, RequestMiddleware
 from app.core.openapi import operation_id, truthful
 from app.core.routes import RouteTable
 from app.core.vitals import watched
@@ -30,6 +31,9 @@ from app.items import stock
 # Requests in flight a worker, beyond which it refuses (docs/reliability.md): a fraction of a second's work.
 _IN_FLIGHT, _IN_FLIGHT_A_CONNECTION = 256, 32
 
+if TYPE_CHECKING:
+    from app.core.telemetry import Telemetry
+
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -39,8 +43,12 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.probe = Probe(settings)
     app.state.downstream = new_pool()
     app.state.inventory = stock.inventory_of(settings, app.state.downstream)
+    if app.state.telemetry is not None:
+        app.state.telemetry.start(app.state.downstream)
     async with watched(app.state.probe, app.state.database.threads_busy):
         yield
+    if app.state.telemetry is not None:
+        await app.state.telemetry.stop()
     await app.state.downstream.aclose()
     app.state.probe.close()
     app.state.database.dispose()
@@ -70,10 +78,19 @@ def _middleware(settings: Settings, routes: RouteTable) -> list[Middleware]:
         )
     return [
         *stack,
+        Middleware(CrashMiddleware),
         Middleware(AdmissionMiddleware, limit=max(_IN_FLIGHT, _IN_FLIGHT_A_CONNECTION * settings.db_pool_size)),
         Middleware(BodyLimitMiddleware, max_body_bytes=settings.max_body_bytes),
         Middleware(MethodMiddleware, routes=routes),
     ]
+
+
+def _telemetry(settings: Settings) -> "Telemetry | None":
+    if settings.otel_exporter_otlp_endpoint is None:
+        return None
+    from app.core.telemetry import Telemetry  # noqa: PLC0415 - what is off is not even imported
+
+    return Telemetry(settings)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -87,6 +104,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     settings = settings or load_settings()
     logging.config.dictConfig(log_config(settings))
     routes = RouteTable()
+    telemetry = _telemetry(settings)
     app = FastAPI(
         title=settings.service_name,
         version=__version__,
@@ -101,10 +119,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=operation_id,
-        telemetry={"tracing": False, "metrics": False, "logs": False},
+        telemetry=telemetry.config if telemetry else {"tracing": False, "metrics": False, "logs": False},
     )
     app.openapi = truthful(app)  # type: ignore[method-assign]  # as FastAPI documents it
     app.state.settings = settings
+    app.state.telemetry = telemetry
     app.state.routes = routes
 
     # The busiest first: FastAPI tries one route after the other.

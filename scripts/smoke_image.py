@@ -23,6 +23,7 @@ COMPOSE = shlex.split(os.environ.get("COMPOSE", "docker compose"))
 PROJECT = f"items-smoke-{os.getpid()}"
 HARDENED = ["--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
 NOWHERE = "DATABASE_URL=postgresql://nobody@127.0.0.1:1/nowhere"
+FIELDS = {"timestamp", "level", "logger", "message", "service"}
 DRAIN_SECONDS = 5
 GRACE_SECONDS = 60
 PROBE = Path(__file__).parent / "lib" / "inside.py"
@@ -41,7 +42,7 @@ VARIABLES = {
 def compose(*words: str, timeout: float = 300.0) -> str:
     """Run Compose on a project of our own, without the developer's `.env`."""
     command = [*COMPOSE, "--env-file", os.devnull, "--project-name", PROJECT, *words]
-    return run(*command, timeout=timeout, **VARIABLES)[1].strip()
+    return run(*command, timeout=timeout, variables=VARIABLES)[1].strip()
 
 
 def container(service: str) -> str:
@@ -54,14 +55,14 @@ def logged(name: str) -> list[dict[str, Any]]:
     _, out, err = run("docker", "logs", name)
     expect(not err, f"{name} wrote to stderr: {err[:300]}")
     lines = [json.loads(line) for line in out.splitlines()]
-    expect(all({"timestamp", "level", "logger", "message", "service"} <= set(line) for line in lines), "a bare log line")
+    expect(all(set(line) >= FIELDS for line in lines), "a log line lacks a field")
     return lines
 
 
 def stop(name: str) -> float:
     """Stop a container; return how long it took, once it has ended by itself with exit code 0."""
     started = time.monotonic()
-    docker("stop", "--time", str(GRACE_SECONDS), name)
+    docker("stop", "-t", str(GRACE_SECONDS), name)
     seconds = time.monotonic() - started
     state = inspect(name)["State"]
     expect(state["ExitCode"] == 0, f"exit code {state['ExitCode']} after {seconds:.1f} s, not 0")
@@ -132,6 +133,8 @@ def check_inside(app: str) -> str:
     expect(not seen["strays"], f"the image holds {seen['strays']}")
     expect(seen["process_1"][1:] == ["-m", "app.server"], f"process 1 is {seen['process_1']}")
     expect(seen["workers"] == 1, f"process 1 has {seen['workers']} children")
+    said = docker("exec", app, "python", "-m", "scripts.lib.await_schema")
+    expect("the schema is there" in said, f"the schema is not there: {said}")
     return f"uid {seen['uid']}, no capabilities, nothing writable, process 1 is gunicorn's master"
 
 
@@ -225,8 +228,8 @@ def check_drain(app: str, call: Client) -> str:
     expect(not early, f"requests were lost {early} s after the signal")
     expect(unready and unready[0] - stopped_at < 1.5, "it stayed ready")
     expect(DRAIN_SECONDS <= seconds < DRAIN_SECONDS + 10, f"it took {seconds:.1f} s")
-    drained = sum(at > stopped_at for at in served)
-    return f"exit code 0 after {seconds:.1f} s; not ready after {unready[0] - stopped_at:.1f} s, {drained} served meanwhile"
+    turned, drained = unready[0] - stopped_at, sum(at > stopped_at for at in served)
+    return f"exit code 0 after {seconds:.1f} s; not ready after {turned:.1f} s, {drained} served meanwhile"
 
 
 def check_logs(app: str) -> str:
@@ -264,7 +267,7 @@ def main() -> int:
         check("logs", lambda: check_logs(app))
     except (SmokeError, OSError, KeyError, ValueError) as error:
         print(f"FAILED: {error!r}", flush=True)
-        print(run(*COMPOSE, "--project-name", PROJECT, "logs", "--tail=30", check=False, **VARIABLES)[1])
+        print(run(*COMPOSE, "--project-name", PROJECT, "logs", "--tail=30", check=False, variables=VARIABLES)[1])
         return 1
     finally:
         compose("down", "--volumes", "--timeout", "20")

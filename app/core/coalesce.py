@@ -5,12 +5,20 @@ statement, one round trip and one commit serve many requests, and the fuller the
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context, copy_context
 from typing import Generic, TypeVar
 
 Q = TypeVar("Q")
 A = TypeVar("A")
+
+
+def _speak_for(context: Context) -> None:
+    """Go on in the name of the first of those who ask together: log lines and spans bear its trace id."""
+    for variable, value in context.items():
+        variable.set(value)
 
 
 class Coalescer(Generic[Q, A]):
@@ -38,13 +46,13 @@ class Coalescer(Generic[Q, A]):
         self._ask = ask
         self._at_most = at_most
         self._free = under_way
-        self._waiting: deque[tuple[Q, asyncio.Future[A]]] = deque()
+        self._waiting: deque[tuple[Q, asyncio.Future[A], float, Context]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __call__(self, question: Q) -> A:
         """Ask, alone or together with others."""
         future: asyncio.Future[A] = asyncio.get_running_loop().create_future()
-        self._waiting.append((question, future))
+        self._waiting.append((question, future, time.monotonic(), copy_context()))
         if self._free:
             self._free -= 1
             task = asyncio.get_running_loop().create_task(self._serve())
@@ -63,10 +71,20 @@ class Coalescer(Generic[Q, A]):
     def _next_batch(self) -> list[tuple[Q, asyncio.Future[A]]]:
         batch: list[tuple[Q, asyncio.Future[A]]] = []
         while self._waiting and len(batch) < self._at_most:
-            question, future = self._waiting.popleft()
+            question, future, _, context = self._waiting.popleft()
             if not future.done():  # else its caller has gone
+                if not batch:
+                    _speak_for(context)
                 batch.append((question, future))
         return batch
+
+    def give_up(self, patience: float, error: Exception) -> None:
+        """Raise `error` for whoever has waited for more than `patience` seconds to be asked."""
+        before = time.monotonic() - patience
+        while self._waiting and self._waiting[0][2] < before:
+            _, future, _, _ = self._waiting.popleft()
+            if not future.done():
+                future.set_exception(error)
 
     async def _answer(self, batch: list[tuple[Q, asyncio.Future[A]]]) -> None:
         try:

@@ -105,6 +105,7 @@ class Settings(BaseSettings):
     db_pool_timeout: Annotated[float, Field(gt=0, le=60)] = 5.0
     db_pool_recycle: Annotated[float, Field(gt=0)] = 1800.0
     db_statement_timeout: Annotated[float, Field(ge=0, le=600)] = 5.0
+    db_slow_statement: Annotated[float, Field(ge=0, le=600)] = 0.5
 
     max_body_bytes: Annotated[int, Field(ge=1)] = 1024 * 1024
     cors_origins: CommaSeparated = ()
@@ -112,6 +113,7 @@ class Settings(BaseSettings):
 
     inventory_url: ServiceURL | None = None
     docs_enabled: bool = True
+    otel_exporter_otlp_endpoint: ServiceURL | None = None
 
     drain_seconds: Annotated[float, Field(ge=0, le=600)] = 5.0
     shutdown_timeout: Annotated[float, Field(gt=0, le=600)] = 30.0

@@ -3,6 +3,10 @@
 The server (`app/server`) writes it, the app reads it; `core` knows nothing of the server.
 """
 
+REFUSED = "app.refused"
+"""The app sets it in the scope of a request that it has no room for; the server then reads no more of that
+connection for a moment."""
+
 
 class Lifecycle:
     """The state of one process.

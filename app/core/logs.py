@@ -8,7 +8,7 @@ from typing import Any
 from pythonjsonlogger.json import JsonFormatter
 
 from app.core.config import Settings
-from app.core.tracing import get_trace_id
+from app.core.tracing import get_otel_trace_id, get_trace_id
 
 # Several workers share one pipe: POSIX keeps a write whole only up to PIPE_BUF (4096 on Linux), and
 # a JSON string can double in length when it is escaped.
@@ -32,6 +32,8 @@ class JSONFormatter(JsonFormatter):
         log_data["service"] = self._service
         if (trace_id := get_trace_id()) is not None:
             log_data["trace_id"] = trace_id
+        if (otel_trace_id := get_otel_trace_id()) is not None:
+            log_data["otel_trace_id"] = otel_trace_id
         super().add_fields(log_data, record, message_dict)
         # uvicorn's copy of the message with terminal colours.
         log_data.pop("color_message", None)

@@ -117,7 +117,7 @@ class _Exchange:
 
 
 class RequestMiddleware:
-    """Gives a request its trace id, its access line and its place in the metrics, and a crash its answer."""
+    """Gives a request its trace id, its access line and its place in the metrics."""
 
     def __init__(self, app: ASGIApp, routes: RouteTable) -> None:
         self.app = app
@@ -133,15 +133,37 @@ class RequestMiddleware:
         HTTP_IN_PROGRESS.inc()
         try:
             await self.app(exchange.scope, receive, exchange.send)
-        except Exception:
-            # Starlette's own handler for `Exception` runs outside of all middleware, without the trace id.
-            _log.exception("unhandled error")
-            if exchange.status is not None:
-                raise  # too late for another answer: the server cuts the connection
-            await response_for(exchange.scope, InternalError())(exchange.scope, receive, exchange.send)
         finally:
             HTTP_IN_PROGRESS.dec()
             exchange.finish()
+
+
+class CrashMiddleware:
+    """The last resort: answers 500 for whatever nobody caught.
+
+    Starlette's own handler for `Exception` runs outside of all middleware, without the trace id. This one stands
+    inside of CORS, or a browser would not show its page the answer.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection."""
+        started = False
+
+        async def note_start(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, note_start)
+        except Exception:
+            _log.exception("unhandled error")
+            if scope["type"] != "http" or started:
+                raise  # too late for another answer: the server cuts the connection
+            await response_for(scope, InternalError())(scope, receive, send)
 
 
 class MethodMiddleware:

@@ -5,11 +5,16 @@ while it is imported, and a bad value would end in its traceback.
 """
 
 import importlib
+import signal
 import sys
 
-from app.core.config import load_settings
-from app.core.logs import log_config
-from app.server.streams import capture_stderr
+# Process 1 of a container ignores every signal that it has no handler for, and gunicorn's come only
+# after a second of imports: a container stopped meanwhile would wait to be killed.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+
+from app.core.config import load_settings  # noqa: E402
+from app.core.logs import log_config  # noqa: E402
+from app.server.streams import capture_stderr  # noqa: E402
 
 
 def main() -> None:

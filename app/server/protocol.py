@@ -8,13 +8,16 @@ import asyncio
 import contextvars
 import logging
 import re
+from collections import deque
 from http import HTTPStatus
 
 import httptools
 from starlette.types import Scope
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from app.core.errors import error_response
+from app.core.lifecycle import REFUSED
 from app.core.tracing import set_trace_id, trace_id_of
 
 # The head of a request, all fields and the target; nginx and Node allow 32 and 16 KB.
@@ -33,7 +36,29 @@ LINGER_SECONDS = 2.0
 # RFC 3986's host and port, loosely; what matters is that there is no space, comma, slash or control.
 _HOST = re.compile(rb"[A-Za-z0-9._~%!$&'()*+;=:\[\]-]*")
 
+# To refuse costs a part of what it costs to serve, so those who come again at once would in the end leave no time
+# for anything else. Their connections are not read until the next look (the server's, ten a second), at most so many
+# at each, and each within a second at the latest, which is what `Retry-After` has asked for.
+_ADMITTED_A_LOOK = 50
+_SENT_AWAY_SECONDS = 1.0
+_sent_away: deque["ServiceProtocol"] = deque()
+
 logger = logging.getLogger(__name__)
+
+
+def read_on(now: float) -> None:
+    """Listen again to connections on which requests were refused; called ten times a second."""
+    for number in range(len(_sent_away)):
+        if number >= _ADMITTED_A_LOOK and now - _sent_away[0].free_since < _SENT_AWAY_SECONDS:
+            break
+        _sent_away.popleft().listen_again()
+
+
+def _count_refused(status: int) -> None:
+    # Imported late: the master, which imports this module, must not import the metrics (see `gunicorn_conf`).
+    from app.core.metrics import HTTP_REQUESTS  # noqa: PLC0415
+
+    HTTP_REQUESTS.labels("_OTHER", "unmatched", str(status)).inc()
 
 
 class RefusedError(Exception):
@@ -57,11 +82,22 @@ class ServiceProtocol(HttpToolsProtocol):
     _deaf = False  # whatever comes now is not a request any more
     _lingering = False
     _upgrade = False
+    _running: tuple[RequestResponseCycle, asyncio.Task[None]] | None = None  # the last request that was begun
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the clock."""
         super().connection_made(transport)
         self._free_at = self.loop.time()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let go of what waits to be done for a client that has gone."""
+        super().connection_lost(exc)
+        if self._running is None:
+            return
+        cycle, task = self._running
+        if not cycle.response_complete:
+            cycle.disconnected = True  # uvicorn tells the newest one, which may be queued behind this
+            self.loop.call_soon(task.cancel)  # after its first step, so that it is counted and logged
 
     def data_received(self, data: bytes) -> None:
         """Parse what came; on anything that is not HTTP, answer and close."""
@@ -130,6 +166,13 @@ class ServiceProtocol(HttpToolsProtocol):
         if hosts and not _HOST.fullmatch(hosts[0]):
             raise RefusedError(400, "Malformed Host header field")
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        """As uvicorn's, which forgets the task."""
+        task = self.loop.create_task(cycle.run_asgi(app))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
+        self._running = cycle, task
+
     def on_response_complete(self) -> None:
         """Go on with the next request; as uvicorn's, without its keep-alive timer."""
         self.server_state.total_requests += 1
@@ -139,11 +182,24 @@ class ServiceProtocol(HttpToolsProtocol):
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
+        elif self._running is not None and REFUSED in self._running[0].scope:
+            self.flow.pause_reading()
+            _sent_away.append(self)
+
+    def listen_again(self) -> None:
+        """Read on, after a refusal."""
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
 
     def pause_writing(self) -> None:
         """Note since when the client does not read."""
         self._stuck_at = self.loop.time()
         super().pause_writing()
+
+    @property
+    def free_since(self) -> float:
+        """When the last answer was complete."""
+        return self._free_at
 
     @property
     def _free(self) -> bool:
@@ -246,6 +302,8 @@ class ServiceProtocol(HttpToolsProtocol):
         fields = [*self.server_state.default_headers, *response.raw_headers]
         head = b"".join(name + b": " + value + b"\r\n" for name, value in dict(fields).items())
         body = b"" if scope.get("method") == "HEAD" else bytes(response.body)
+        if self._free:  # it never reached the app, which would have counted it
+            _count_refused(status)
         self.transport.write(STATUS_LINE[status] + head + b"\r\n" + body)
         self.transport.write_eof()
         extra = {"status": status, "client": self.client[0] if self.client else None}

@@ -22,7 +22,7 @@ from uvicorn.server import Server
 
 from app.core.lifecycle import lifecycle
 from app.server.board import Board
-from app.server.protocol import ServiceProtocol
+from app.server.protocol import ServiceProtocol, read_on
 
 # All in seconds.
 LIFESPAN_SECONDS = 5.0  # the app's own shutdown may take so long
@@ -106,8 +106,9 @@ class ServiceServer(Server):
         """Look, ten times a second, whether to leave, and once a second at every connection."""
         if not lifecycle.draining:
             self._look_up()
+        now = asyncio.get_running_loop().time()
+        read_on(now)
         if counter % _TICKS_PER_SWEEP == 0:
-            now = asyncio.get_running_loop().time()
             for connection in self._connections:
                 connection.sweep(now)
         return await super().on_tick(counter)

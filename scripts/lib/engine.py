@@ -17,8 +17,10 @@ class SmokeError(Exception):
     """Something is not as it should be."""
 
 
-def run(*words: str, timeout: float = COMMAND_TIMEOUT, check: bool = True, **variables: str) -> tuple[int, str, str]:
-    """Run a command; return its exit code, stdout and stderr."""
+def run(
+    *words: str, timeout: float = COMMAND_TIMEOUT, check: bool = True, variables: dict[str, str] | None = None
+) -> tuple[int, str, str]:
+    """Run a command with more variables; return its exit code, stdout and stderr."""
     try:
         done = subprocess.run(
             words,
@@ -27,7 +29,7 @@ def run(*words: str, timeout: float = COMMAND_TIMEOUT, check: bool = True, **var
             text=True,
             timeout=timeout,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, **variables},
+            env={**os.environ, **(variables or {})},
         )
     except subprocess.TimeoutExpired:
         raise SmokeError(f"{' '.join(words[:4])} took longer than {timeout:.0f} s") from None
@@ -76,6 +78,8 @@ class Client:
             fields = {name.lower(): value for name, value in response.getheaders()}
             is_json = "json" in fields.get("content-type", "")
             return Answer(response.status, fields, json.loads(text) if is_json and text else text)
+        except http.client.HTTPException as error:
+            raise ConnectionError(f"{method} {path}: {error!r}") from error
         finally:
             connection.close()
 

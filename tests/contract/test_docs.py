@@ -126,6 +126,9 @@ def test_the_pages_name_no_other_host(service: Service) -> None:
 def test_a_file_that_is_not_there(service: Service) -> None:
     for name in ("x.js", "..%2Fcore.py", "%2E%2E/core.py", ""):
         assert service.client.get(f"/docs/assets/{name}").status_code == 404
+    metrics = service.client.get("/metrics").text
+    assert 'path="/docs/assets/{name}"' in metrics
+    assert "x.js" not in metrics
 
 
 def test_docs_can_be_switched_off(make_client: MakeClient) -> None:

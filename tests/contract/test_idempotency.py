@@ -37,15 +37,13 @@ def running(start_service: StartService) -> Service:
 
 @contextmanager
 def a_worker_dies_every_second(service: Service) -> Iterator[list[int]]:
-    """Kill them with -9, for as long as this lasts; yields who died."""
+    """Kill them with -9, for as long as this lasts, but never the last one that serves; yields who died."""
     done, killed = threading.Event(), []
 
     def kill() -> None:
         while not done.wait(1):
-            victim = random.choice(service.workers() or [0])  # noqa: S311 - any will do
-            if victim:
-                os.kill(victim, signal.SIGKILL)
-                killed.append(victim)
+            killed.append(random.choice(service.wait_for_workers(2)))  # noqa: S311 - any will do
+            os.kill(killed[-1], signal.SIGKILL)
 
     thread = threading.Thread(target=kill)
     thread.start()
@@ -53,7 +51,7 @@ def a_worker_dies_every_second(service: Service) -> Iterator[list[int]]:
         yield killed
     finally:
         done.set()
-        thread.join(10)
+        thread.join(30)
 
 
 async def send_until_answered(client: httpx2.AsyncClient, path: str, key: str, deadline: float) -> httpx2.Response:

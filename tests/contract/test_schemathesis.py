@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.support.service import ROOT, Service
 
 SEEDS = (1, 2, 3)
-EXAMPLES = 12
+EXAMPLES = 10
 
 
 def test_schemathesis_is_silent(whole_service: Service) -> None:

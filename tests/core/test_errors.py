@@ -202,7 +202,11 @@ def test_cors_and_trusted_hosts_answer_in_the_envelope(make_client: MakeClient) 
 def test_errors_carry_cors_headers_so_that_browsers_show_them(make_client: MakeClient) -> None:
     client = make_client(cors_origins="https://good.example")
 
-    for path, status in {"/nothing": 404, "/items/x": 422}.items():
+    def crash(_: object) -> None:
+        raise RuntimeError
+
+    serve(client, "/crash", crash)
+    for path, status in {"/nothing": 404, "/items/x": 422, "/crash": 500}.items():
         response = client.get(path, headers={"Origin": "https://good.example"})
         assert response.status_code == status
         assert response.headers.get("access-control-allow-origin") == "https://good.example", path

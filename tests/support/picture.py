@@ -71,7 +71,7 @@ def _chart(chart: Chart, top: int, x: "object") -> list[str]:
         ]
         parts.append(f'<polyline points="{" ".join(drawn)}" fill="none" stroke="{colour}" stroke-width="1.6"/>')
         parts.append(
-            f'<text x="{_WIDTH - 24}" y="{top + 14 + 15 * number}" text-anchor="end" fill="{colour}">'
+            f'<text x="{_WIDTH - 20 - 110 * number}" y="{top - 6}" text-anchor="end" fill="{colour}">'
             f"{escape(name)}</text>"
         )
     return parts

@@ -89,7 +89,7 @@ class Prometheus:
     def range(self, expression: str, seconds: float) -> dict[str, list[tuple[float, float]]]:
         """Evaluate it over the last seconds: points by their labels, as text."""
         now = time.time()
-        span = {"query": expression, "start": now - seconds, "end": now, "step": 1}
+        span: dict[str, str | float] = {"query": expression, "start": now - seconds, "end": now, "step": 1}
         result = self._client.get("/api/v1/query_range", params=span).json()["data"]["result"]
         return {
             ",".join(f"{k}={v}" for k, v in sorted(series["metric"].items()) if k not in {"instance", "job"}): [

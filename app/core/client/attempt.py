@@ -1,13 +1,12 @@
 """One try: send, read within bounds, and say what happened."""
 
-import hashlib
-import re
 import secrets
 
 import httpx2
 
 from app.core.client.failure import Failure, Outcome
 from app.core.client.retry import seconds_of
+from app.core.tracing import is_sampled, w3c_trace_id
 
 MAX_BODY_BYTES = 1024 * 1024
 """Of an answer, after decompression."""
@@ -17,15 +16,12 @@ _RETRYABLE = {429, 502, 503, 504}
 def trace_headers(trace_id: str) -> dict[str, str]:
     """Make the trace headers of one try; it is a span of its own.
 
-    `traceparent` holds 32 lower-case hex digits (W3C Trace Context, section 3.2.2.3). A trace id that is not of
-    that form is hashed, so that all calls of one request share a trace nevertheless. The flags are 00: we record
-    no span, and leave it to the other service whether it does.
+    All calls of one request share a trace, whatever its trace id looks like. Whether it is recorded is the caller's
+    choice: we pass its flag on. Where `app.core.telemetry` is on, the span of the try puts its own in the place.
     """
-    if not re.fullmatch(r"(?!0{32})[0-9a-f]{32}", trace_id):
-        trace = hashlib.blake2b(trace_id.encode(), digest_size=16).hexdigest()
-    else:
-        trace = trace_id
-    return {"X-Trace-ID": trace_id, "traceparent": f"00-{trace}-{secrets.token_hex(8)}-00"}
+    flags = "01" if is_sampled() else "00"
+    traceparent = f"00-{w3c_trace_id(trace_id)}-{secrets.token_hex(8)}-{flags}"
+    return {"X-Trace-ID": trace_id, "traceparent": traceparent}
 
 
 async def attempt(pool: httpx2.AsyncClient, url: str, trace_id: str) -> bytes | None:

@@ -1,27 +1,36 @@
 """How a connection is made, and the pool that keeps it."""
 
+import os
 import select
+import socket
+from collections.abc import Callable
 from typing import Any
 
 import psycopg2
 from psycopg2.extensions import connection as PsycopgConnection  # noqa: N812 - it is a class
 from psycopg2.extensions import parse_dsn
+from pydantic import SecretStr
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.exc import DisconnectionError
 
 from app.core.config import Settings
+from app.core.database.slow import log_slow_statements
 
 # Seconds, a host: libpq tries each host of the URL in turn.
 _CONNECT_TIMEOUT = 3
+# Linux alone tells the end of a stream from other input.
+_INPUT_OR_END: int = select.POLLIN | getattr(select, "POLLRDHUP", 0)
 
 
-def connect_arguments(settings: Settings) -> dict[str, Any]:
+def connect_arguments(settings: Settings, database_url: SecretStr | None = None) -> dict[str, Any]:
     """Build libpq's parameters (PostgreSQL manual, 34.1.2); the URL's own ones go before ours.
+
+    `database_url` is by default that of the settings.
 
     A peer that vanished is noticed by keepalives after 5 + 3 x 5 s while we wait for an answer, and by
     `tcp_user_timeout` (milliseconds) after 10 s while we send.
     """
-    url = settings.database_url.get_secret_value()
+    url = (database_url or settings.database_url).get_secret_value()
     given = parse_dsn(url)
     defaults: dict[str, Any] = {
         "application_name": settings.service_name,
@@ -50,8 +59,8 @@ def connect(settings: Settings) -> PsycopgConnection:
     return connection
 
 
-def create_pooled_engine(settings: Settings) -> Engine:
-    """Create the engine; it connects when it is first used, so call this after the fork.
+def create_pooled_engine(settings: Settings, creator: Callable[[], PsycopgConnection]) -> Engine:
+    """Create the engine; `creator` makes its connections when they are first used, so call this after the fork.
 
     Its connections are in AUTOCOMMIT, where a single statement needs no BEGIN and no COMMIT (psycopg2 would send
     both), and stay there between uses: changing to and fro was a third of the CPU time of a read. Whoever wants a
@@ -59,7 +68,7 @@ def create_pooled_engine(settings: Settings) -> Engine:
     """
     engine = create_engine(
         "postgresql+psycopg2://",
-        creator=lambda: connect(settings),
+        creator=creator,
         pool_size=settings.db_pool_size,
         max_overflow=0,
         pool_timeout=settings.db_pool_timeout,
@@ -71,18 +80,27 @@ def create_pooled_engine(settings: Settings) -> Engine:
         hide_parameters=True,  # no values in messages or logs
     )
     event.listen(engine, "checkout", _refuse_dead)
+    if settings.db_slow_statement:
+        log_slow_statements(engine, settings.db_slow_statement)
     return engine
 
 
 def _refuse_dead(connection: PsycopgConnection, *_: object) -> None:
     """See without asking the server whether an idle connection has died.
 
-    Nothing is sent to an idle connection unless the server ends it: a readable socket has an error or an
-    end of file to read. A pre-ping would cost a round trip a unit of work.
+    An error or the end of the stream is known to the system, and a server that ends a session says so first. A
+    pre-ping would cost a round trip a unit of work.
     """
     if connection.closed:
         raise DisconnectionError("the idle connection was closed")
     poll = select.poll()
-    poll.register(connection.fileno(), select.POLLIN)
-    if poll.poll(0):
+    poll.register(connection.fileno(), _INPUT_OR_END)
+    events = poll.poll(0)
+    if events and (events[0][1] != select.POLLIN or _says_goodbye(connection)):
         raise DisconnectionError("the idle connection was closed by the server")
+
+
+def _says_goodbye(connection: PsycopgConnection) -> bool:
+    """Tell an error (or an end) from other input: TLS sends tickets, PgBouncer parameters."""
+    with socket.socket(fileno=os.dup(connection.fileno())) as copy:
+        return copy.recv(1, socket.MSG_PEEK) in {b"", b"E"}

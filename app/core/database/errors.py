@@ -1,16 +1,21 @@
 """Driver errors to typed errors, by SQLSTATE (PostgreSQL manual, appendix A): the one place that does."""
 
 import logging
+from traceback import format_tb
 
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InterfaceError, InvalidRequestError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from app.core.errors import APIError, Conflict, DatabaseError, InternalError, InvalidInput
+from app.core.metrics import DB_ERRORS
 
 _log = logging.getLogger(__name__)
 
 READ_ONLY = "25006"
 """A write came to a server that has become a standby: the pool's connections are of yesterday."""
+
+CANCELLED = "57014"
+"""A statement took longer than its timeout."""
 
 REPEATABLE = frozenset({"40001", "40P01"})
 """Serialisation failure and deadlock: the whole unit of work may be run again."""
@@ -18,7 +23,7 @@ REPEATABLE = frozenset({"40001", "40P01"})
 _CONFLICT = frozenset({"23505"})
 _INVALID = frozenset({"22001", "22003", "22021", "22P05", "23502", "23514"})
 # Also a database or a table that is not there (yet): the migration has not run.
-_UNAVAILABLE = frozenset({"57014", "55P03", "25006", "3D000", "42P01"}) | REPEATABLE
+_UNAVAILABLE = frozenset({CANCELLED, "55P03", READ_ONLY, "3D000", "42P01"}) | REPEATABLE
 # Connection exception, insufficient resources, operator intervention.
 _UNAVAILABLE_CLASSES = frozenset({"08", "53", "57"})
 
@@ -31,6 +36,7 @@ def sqlstate_of(error: BaseException) -> str:
 def typed_error(error: SQLAlchemyError) -> APIError:
     """Choose what the client is told; what the server said goes to the log, without values."""
     state = sqlstate_of(error)
+    DB_ERRORS.labels(state[:2] or "none").inc()
     if state in _CONFLICT:
         return Conflict()
     if state in _INVALID:
@@ -40,15 +46,16 @@ def typed_error(error: SQLAlchemyError) -> APIError:
         return DatabaseError()
     _log.error(
         "database defect",
-        extra={"sqlstate": state, "error": _primary_message(error)},
-        exc_info=error,
+        # Where, and not `exc_info`: the driver's text quotes the statement with its values.
+        extra={"sqlstate": state, "error": _primary_message(error), "stack": "".join(format_tb(error.__traceback__))},
     )
     return InternalError()
 
 
 def _is_unavailable(error: SQLAlchemyError, state: str) -> bool:
-    if isinstance(error, PoolTimeoutError):
-        return True
+    if isinstance(error, PoolTimeoutError | InvalidRequestError):
+        # The latter is what the pool says when connection after connection is closed by the server at once.
+        return isinstance(error, PoolTimeoutError) or "connection is closed" in str(error)
     if not isinstance(error, DBAPIError):
         return False
     # Without a SQLSTATE the connection failed, or broke.

@@ -1,10 +1,8 @@
-"""Is the database there? Asked at most once a second, with a bound, on a connection and a thread of its own."""
+"""Is the database there, and writable? Asked at most once a second, on a connection and a thread of its own."""
 
 import asyncio
 import contextlib
 import logging
-import os
-import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,7 +10,9 @@ import psycopg2
 from psycopg2.extensions import connection as PsycopgConnection  # noqa: N812 - it is a class
 
 from app.core.config import Settings
-from app.core.database.engine import connect
+from app.core.database.connector import Connector
+from app.core.database.engine import connect_arguments
+from app.core.database.watch import cut
 
 _log = logging.getLogger(__name__)
 
@@ -20,13 +20,15 @@ _FRESH = 1.0
 """Seconds for which an answer holds."""
 _PATIENCE = 1.0
 """Seconds after which a database that has not answered is not there."""
+_CONNECT_TIMEOUT = 2
+"""Seconds, a host: libpq knows nothing less."""
 
 
 class Probe:
     """Answers readiness probes, also while every database thread is busy."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+        self._connect = Connector({**connect_arguments(settings), "connect_timeout": _CONNECT_TIMEOUT}, most=1)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="probe")
         self._connection: PsycopgConnection | None = None
         self._asking: asyncio.Task[bool] | None = None
@@ -54,29 +56,29 @@ class Probe:
             answer = False
             self._cut()
         if answer != self._answered:
-            _log.warning("the database %s", "answers" if answer else "does not answer")
+            level, verb = (logging.INFO, "answers") if answer else (logging.WARNING, "does not answer")
+            _log.log(level, "the database %s", verb)
         self._answered, self._answered_at = answer, time.monotonic()
         return answer
 
     def _ask(self) -> bool:
         try:
             if self._connection is None:
-                self._connection = connect(self._settings)
+                self._connection = self._connect()
                 self._connection.autocommit = True
             with self._connection.cursor() as cursor:
-                cursor.execute("SELECT 1")
+                cursor.execute("SHOW transaction_read_only")
+                writable = cursor.fetchone() == ("off",)
         except psycopg2.Error:
+            writable = False
+        if not writable:
+            # Of several hosts the next connection finds the one that takes writes.
             self._forget()
-            return False
-        return True
+        return writable
 
     def _cut(self) -> None:
-        """Wake the thread that waits for a server that does not answer: end its socket, not the thread."""
-        connection = self._connection
-        with contextlib.suppress(psycopg2.Error, OSError):
-            if connection is not None:
-                with socket.socket(fileno=os.dup(connection.fileno())) as copy:
-                    copy.shutdown(socket.SHUT_RDWR)
+        if self._connection is not None:
+            cut(self._connection)
 
     def _forget(self) -> None:
         connection, self._connection = self._connection, None

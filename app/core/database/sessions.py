@@ -6,24 +6,18 @@ handler goes on: FastAPI ends a `yield` dependency after the response is sent, w
 """
 
 import asyncio
-import random
-import time
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
-from contextvars import copy_context
-from functools import partial
 from typing import Any, Concatenate, NewType, ParamSpec, Protocol, TypeVar
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from app.core.coalesce import Coalescer
 from app.core.config import Settings
-from app.core.database.engine import create_pooled_engine
-from app.core.database.errors import READ_ONLY, REPEATABLE, sqlstate_of, typed_error
+from app.core.database.lane import Lane
+from app.core.database.replica import Replica, UnusableError
 from app.core.errors import APIError, Conflict, DatabaseError, InvalidInput
-from app.core.metrics import DB_POOL_CONNECTIONS, DB_POOL_WAIT
+from app.core.metrics import DB_POOL_CONNECTIONS
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -35,9 +29,8 @@ ReadConnection = NewType("ReadConnection", Connection)
 WriteConnection = NewType("WriteConnection", ReadConnection)
 """What a writing function of a store takes; it will do for a reading one, but not the other way round."""
 
-Begin = Callable[[], AbstractContextManager[Connection]]
-
-_TRIES = 3
+_LOOK = 0.5
+"""Seconds between two looks at what may hang."""
 # Questions that share a statement, and statements of a kind that are under way at once (docs/performance.md).
 _TOGETHER = 100
 _UNDER_WAY = 1
@@ -77,21 +70,6 @@ def _writing(connection: Connection) -> WriteConnection:
     return WriteConnection(ReadConnection(connection))
 
 
-def _work(begin: Begin, work: Callable[[Connection], T], *, repeat_if_lost: bool) -> T:
-    """Do a unit of work, in a thread; what PostgreSQL rolled back for the sake of another is done again."""
-    for remaining in reversed(range(_TRIES)):
-        try:
-            with begin() as connection:
-                return work(connection)
-        except DBAPIError as error:
-            lost = repeat_if_lost and error.connection_invalidated
-            if not remaining or not (lost or sqlstate_of(error) in REPEATABLE):
-                raise
-            repeat_if_lost = repeat_if_lost and not lost
-        time.sleep(random.uniform(0.0, 0.05))  # noqa: S311 - jitter, so that two do not meet again
-    raise AssertionError("unreachable")
-
-
 class ReadTogether(Protocol):
     """Runs `work(connection, questions)` for this question and those that meet it."""
 
@@ -109,47 +87,54 @@ class WriteTogether(Protocol):
 
 
 class Database:
-    """One engine, its threads, and the queue in front of them. Make it after the fork, in the event loop.
+    """The primary, perhaps a replica, and what runs on them. Make it after the fork, in the event loop.
 
-    Every way to run a unit of work raise an `APIError` where the database fails: `DatabaseError` when
+    Every way to run a unit of work raises an `APIError` where the database fails: `DatabaseError` when
     it is away or late, or when no connection came free within `DB_POOL_TIMEOUT`. A unit that PostgreSQL rolled back
-    with 40001 or 40P01 is repeated, at most twice.
+    with 40001 or 40P01 is repeated, at most twice. A caller that is cancelled while it waits for its turn is not
+    served; once its unit has begun, the unit ends.
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._engine = create_pooled_engine(settings)
-        self._transactional = self._engine.execution_options(isolation_level="READ COMMITTED")
-        self._threads = ThreadPoolExecutor(settings.db_pool_size, thread_name_prefix="database")
-        self._slots = asyncio.Semaphore(settings.db_pool_size)
+        self._primary = Lane(settings, settings.database_url, self._report)
+        url = settings.database_replica_url
+        self._replica = Replica(settings, url, self._report) if url else None
+        self._lanes = [lane for lane in (self._primary, self._replica) if lane]
         self._pool_timeout = settings.db_pool_timeout
-        self._busy = 0
         self._coalescers: dict[Callable[..., Any], Coalescer[Any, Any]] = {}
+        self._watching = asyncio.get_running_loop().create_task(self._watch())
 
     async def read(self, work: Callable[Concatenate[ReadConnection, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a read; where the connection is lost it is repeated, once."""
-        begin = self._engine.connect
-        return await self._run(begin, lambda c: work(ReadConnection(c), *args, **kwargs), repeat_if_lost=True)
+        """Run a read, on the replica if there is one; where the connection is lost it is repeated, once."""
+
+        def unit(connection: Connection) -> T:
+            return work(ReadConnection(connection), *args, **kwargs)
+
+        if self._replica is not None:
+            with contextlib.suppress(UnusableError):
+                return await self._replica.read(unit)
+        return await self._primary.run(self._primary.alone, unit, repeat_if_lost=True)
 
     async def write(
         self, work: Callable[Concatenate[WriteConnection, P], T], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run a writing statement, which commits by itself; never repeated where its outcome is unknown."""
-        begin = self._engine.connect
-        return await self._run(begin, lambda c: work(_writing(c), *args, **kwargs), repeat_if_lost=False)
+        lane = self._primary
+        return await lane.run(lane.alone, lambda c: work(_writing(c), *args, **kwargs), repeat_if_lost=False)
 
     async def repeatable_write(
         self, work: Callable[Concatenate[WriteConnection, P], T], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run a writing statement that does nothing the second time (an idempotency key makes it so)."""
-        begin = self._engine.connect
-        return await self._run(begin, lambda c: work(_writing(c), *args, **kwargs), repeat_if_lost=True)
+        lane = self._primary
+        return await lane.run(lane.alone, lambda c: work(_writing(c), *args, **kwargs), repeat_if_lost=True)
 
     async def transaction(
         self, work: Callable[Concatenate[WriteConnection, P], T], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run several statements and commit them together."""
-        begin = self._transactional.begin
-        return await self._run(begin, lambda c: work(_writing(c), *args, **kwargs), repeat_if_lost=False)
+        lane = self._primary
+        return await lane.run(lane.transaction, lambda c: work(_writing(c), *args, **kwargs), repeat_if_lost=False)
 
     async def read_together(self, work: Callable[[ReadConnection, Sequence[Q]], Sequence[A]], /, question: Q) -> A:
         """Read for one what `work` reads for many: calls that meet share a statement."""
@@ -190,37 +175,25 @@ class Database:
         answer: A = await coalescer(question)
         return answer
 
-    async def _run(self, begin: Begin, work: Callable[[Connection], T], *, repeat_if_lost: bool) -> T:
-        """Wait for a connection's turn, then work in a thread."""
-        asked = time.perf_counter()
-        try:
-            async with asyncio.timeout(self._pool_timeout):
-                await self._slots.acquire()
-        except TimeoutError:
-            raise DatabaseError("No database connection came free in time") from None
-        DB_POOL_WAIT.observe(time.perf_counter() - asked)
-        self._count(+1)
-        unit = partial(copy_context().run, _work, begin, work, repeat_if_lost=repeat_if_lost)
-        future = asyncio.get_running_loop().run_in_executor(self._threads, unit)
-        future.add_done_callback(self._release)
-        try:
-            return await future
-        except SQLAlchemyError as error:
-            if sqlstate_of(error) == READ_ONLY:
-                # After a failover the old connections lead to what is now a standby.
-                self._engine.dispose()
-            raise typed_error(error) from error
+    async def _watch(self) -> None:
+        """Bound what no timer of its own bounds: units that hang, and the wait for a shared statement."""
+        while True:
+            await asyncio.sleep(_LOOK)
+            for lane in self._lanes:
+                lane.look()
+            for coalescer in self._coalescers.values():
+                coalescer.give_up(self._pool_timeout, DatabaseError("No database connection came free in time"))
 
-    def _release(self, _: "asyncio.Future[T]") -> None:
-        self._slots.release()
-        self._count(-1)
+    def _report(self) -> None:
+        _in_use.set(self.threads_busy())
+        _idle.set(sum(lane.idle for lane in self._lanes))
 
-    def _count(self, change: int) -> None:
-        self._busy += change
-        _in_use.set(self._busy)
-        _idle.set(self._engine.pool.checkedin())  # type: ignore[attr-defined]  # it is a QueuePool
+    def threads_busy(self) -> int:
+        """Count the threads that run SQL."""
+        return sum(lane.busy for lane in self._lanes)
 
     def dispose(self) -> None:
         """Close the idle connections; those in use are closed when their work ends."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        self._engine.dispose()
+        self._watching.cancel()
+        for lane in self._lanes:
+            lane.dispose()

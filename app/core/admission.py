@@ -1,0 +1,110 @@
+"""Bounded work in flight: what cannot be done in time is refused at once.
+
+A request counts from when it is here as a whole until its answer is made: who sends or reads slowly takes no
+place from others. Probes and scrapes always pass.
+"""
+
+import asyncio
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.core.errors import Overloaded, response_for, wants_problem_json
+from app.core.lifecycle import REFUSED
+from app.core.metrics import HTTP_SHED
+from app.core.tracing import get_trace_id
+
+_UNBOUNDED = frozenset({"/health/live", "/health/ready", "/metrics"})
+_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+_BODY = b'{"detail":{"code":"%s","message":"%s"},"trace_id":"%%s"}' % (
+    Overloaded.code.encode(),
+    Overloaded.default_message.encode(),
+)
+_HEADERS = [
+    *((name.lower().encode(), value.encode()) for name, value in Overloaded.default_headers.items()),
+    (b"vary", b"Accept"),
+    (b"content-type", b"application/json"),
+]
+_shed = HTTP_SHED.labels("in_flight")
+
+
+class AdmissionMiddleware:
+    """Refuses requests while `limit` are in flight in this process."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self.app = app
+        self.limit = limit
+        self.in_flight = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection."""
+        if scope["type"] != "http" or scope["path"] in _UNBOUNDED:
+            await self.app(scope, receive, send)
+            return
+        if self.in_flight >= self.limit:
+            await _refuse(scope, receive, send)
+            return
+        visit = _Visit(self, scope, receive, send)
+        try:
+            if scope["method"] in _WITH_BODY:
+                await self.app(scope, visit.receive, visit.send)
+            else:
+                visit.enter()
+                await self.app(scope, receive, visit.send)
+        except asyncio.CancelledError:
+            # The server's doing: the client has gone, or the time is up, and it has said what there is to say.
+            pass
+        finally:
+            visit.leave()
+
+
+class _Visit:
+    """One request that was let in."""
+
+    __slots__ = ("_gate", "_inside", "_receive", "_scope", "_send")
+
+    def __init__(self, gate: AdmissionMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
+        self._gate, self._scope, self._receive, self._send = gate, scope, receive, send
+        self._inside = False
+
+    def enter(self) -> None:
+        self._inside = True
+        self._gate.in_flight += 1
+
+    def leave(self) -> None:
+        if self._inside:
+            self._inside = False
+            self._gate.in_flight -= 1
+
+    async def receive(self) -> Message:
+        """Receive, and take a place when the body is complete; the house may have filled up meanwhile."""
+        message = await self._receive()
+        if not (self._inside or message.get("more_body", False)):
+            if self._gate.in_flight >= self._gate.limit:
+                _note_refusal(self._scope)
+                raise Overloaded
+            self.enter()
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Send, and give the place back with the last message: the client takes it when it likes."""
+        if not message.get("more_body", False) and message["type"] == "http.response.body":
+            self.leave()
+        await self._send(message)
+
+
+def _note_refusal(scope: Scope) -> None:
+    scope[REFUSED] = True
+    _shed.inc()
+
+
+async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer for a small part of what serving costs."""
+    _note_refusal(scope)
+    if wants_problem_json(Headers(scope=scope)):
+        await response_for(scope, Overloaded())(scope, receive, send)
+        return
+    body = _BODY % (get_trace_id() or "").encode()
+    headers = [*_HEADERS, (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": Overloaded.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,139 @@
+"""The way to one server: its pooled connections, a thread for each, and the queue in front of them."""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import copy_context
+from functools import partial
+from typing import TypeVar
+
+from psycopg2.extensions import connection as PsycopgConnection  # noqa: N812 - it is a class
+from pydantic import SecretStr
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from app.core.config import Settings
+from app.core.database.connector import Connector
+from app.core.database.engine import connect_arguments, create_pooled_engine
+from app.core.database.errors import READ_ONLY, REPEATABLE, sqlstate_of, typed_error
+from app.core.database.watch import Watch
+from app.core.errors import DatabaseError
+from app.core.metrics import DB_POOL_WAIT, DB_POOL_WAITING
+
+T = TypeVar("T")
+Begin = Callable[[], AbstractContextManager[Connection]]
+
+_TRIES = 3
+# Seconds for which a unit may hold a connection: those that the server allows a statement, and a margin.
+_MARGIN = 2.0
+_WITHOUT_STATEMENT_TIMEOUT = 30.0
+
+
+class Lane:
+    """Runs units of work on one server. Make it after the fork, in the event loop.
+
+    Parameters
+    ----------
+    settings
+        Those of the service.
+    url
+        The server, or several as libpq has it.
+    report
+        Called in the event loop whenever a connection is taken or given back.
+
+    Attributes
+    ----------
+    alone, transaction
+        Begin a unit of one statement, which commits by itself, or of several, committed together.
+    busy
+        How many threads are at work.
+    """
+
+    def __init__(self, settings: Settings, url: SecretStr, report: Callable[[], None]) -> None:
+        timeout = settings.db_statement_timeout
+        self._bound = timeout + _MARGIN if timeout else _WITHOUT_STATEMENT_TIMEOUT
+        self._watch = Watch(self._bound)
+        self._connector = Connector(connect_arguments(settings, url), most=max(1, settings.db_pool_size // 2))
+        self._engine = create_pooled_engine(settings, self._connect)
+        self._watch.listen(self._engine)
+        self.alone: Begin = self._engine.connect
+        self.transaction: Begin = self._engine.execution_options(isolation_level="READ COMMITTED").begin
+        self._threads = ThreadPoolExecutor(settings.db_pool_size, thread_name_prefix="database")
+        self._slots = asyncio.Semaphore(settings.db_pool_size)
+        self._pool_timeout = settings.db_pool_timeout
+        self._report = report
+        self.busy = 0
+
+    def _connect(self) -> PsycopgConnection:
+        connection = self._connector()
+        self._watch.begin(connection)  # SQLAlchemy has questions of its own for its first one
+        return connection
+
+    @property
+    def idle(self) -> int:
+        """How many connections rest in the pool."""
+        resting: int = self._engine.pool.checkedin()  # type: ignore[attr-defined]  # it is a QueuePool
+        return resting
+
+    async def run(self, begin: Begin, work: Callable[[Connection], T], *, repeat_if_lost: bool) -> T:
+        """Wait for a connection's turn, then work in a thread. What has begun ends, also when nobody waits for it."""
+        await self._turn()
+        self._took(+1)
+        unit = partial(copy_context().run, self._work, begin, work, repeat_if_lost=repeat_if_lost)
+        future = asyncio.get_running_loop().run_in_executor(self._threads, unit)
+        future.add_done_callback(self._release)
+        try:
+            return await asyncio.shield(future)
+        except SQLAlchemyError as error:
+            if sqlstate_of(error) == READ_ONLY:
+                # After a failover the old connections lead to what is now a standby.
+                self._engine.dispose()
+            raise typed_error(error) from error
+
+    async def _turn(self) -> None:
+        """Wait until a thread and a connection are free; whoever is cancelled meanwhile never had a turn."""
+        asked = time.perf_counter()
+        try:
+            with DB_POOL_WAITING.track_inprogress() if self._slots.locked() else nullcontext():
+                async with asyncio.timeout(self._pool_timeout):
+                    await self._slots.acquire()
+        except TimeoutError:
+            raise DatabaseError("No database connection came free in time") from None
+        DB_POOL_WAIT.observe(time.perf_counter() - asked)
+
+    def _work(self, begin: Begin, work: Callable[[Connection], T], *, repeat_if_lost: bool) -> T:
+        """Do a unit of work, in a thread; what PostgreSQL rolled back for the sake of another is done again."""
+        started = time.monotonic()
+        for remaining in reversed(range(_TRIES)):
+            try:
+                with begin() as connection:
+                    return work(connection)
+            except DBAPIError as error:
+                lost = repeat_if_lost and error.connection_invalidated
+                # After so long the server hangs, and we have cut the connection ourselves.
+                late = time.monotonic() - started > self._bound
+                if late or not remaining or not (lost or sqlstate_of(error) in REPEATABLE):
+                    raise
+                repeat_if_lost = repeat_if_lost and not lost
+            time.sleep(random.uniform(0.0, 0.05))  # noqa: S311 - jitter, so that two do not meet again
+        raise AssertionError("unreachable")
+
+    def _release(self, _: "asyncio.Future[T]") -> None:
+        self._slots.release()
+        self._took(-1)
+
+    def _took(self, change: int) -> None:
+        self.busy += change
+        self._report()
+
+    def look(self) -> None:
+        """Free the threads that wait for a server that hangs; call this every now and then."""
+        self._watch.cut_late()
+
+    def dispose(self) -> None:
+        """Close the idle connections; those in use are closed when their work ends."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._engine.dispose()

@@ -1,0 +1,91 @@
+"""What is judged: Dockerfile, compose file and manifests, as their own tools read them. No engine is needed."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOLS = "requirements-deploy.txt"
+INSTALL_TIMEOUT = 600.0  # seconds, for some 70 MB
+TOOL_TIMEOUT = 60.0  # seconds
+OVERLAYS = ("development", "production")
+
+Run = Callable[..., str]
+Manifest = dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def _tools() -> Path:
+    """Install the pinned tools beside this Python, the first time."""
+    script = ROOT / "scripts" / "lib" / "environment.py"
+    if Path(sys.prefix) == ROOT / ".venv":
+        command = [sys.executable, "-I", str(script), "make", TOOLS]
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=INSTALL_TIMEOUT)
+        if done.returncode != 0:
+            reason = f"{TOOLS} did not install: {done.stdout[-300:]}{done.stderr[-300:]}"
+            (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+    return Path(sys.executable).parent
+
+
+@pytest.fixture(scope="session")
+def tool(_tools: Path) -> Run:
+    """Run one of the tools in the project's folder; what it says is in the failure."""
+
+    def run(name: str, *words: str, **variables: str) -> str:
+        if not (_tools / name).exists():
+            pytest.skip(f"{name} is not installed: {TOOLS}")
+        done = subprocess.run(
+            [_tools / name, *words],
+            check=False,
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            timeout=TOOL_TIMEOUT,
+            env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", **variables},
+        )
+        assert done.returncode == 0, f"{name} {' '.join(words)}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def dockerfile() -> str:
+    """Read the Dockerfile, with lines that go on joined."""
+    return (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
+
+
+@pytest.fixture(scope="session")
+def compose() -> dict[str, Any]:
+    """Read the compose file as it is written, merges done."""
+    content: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    return content
+
+
+@pytest.fixture(scope="session", params=OVERLAYS)
+def built(request: pytest.FixtureRequest, tool: Run) -> str:
+    """Build an overlay."""
+    return tool("kubectl", "kustomize", f"deploy/kubernetes/overlays/{request.param}")
+
+
+@pytest.fixture(scope="session")
+def manifests(built: str) -> list[Manifest]:
+    """Read a built overlay."""
+    return list(yaml.safe_load_all(built))
+
+
+@pytest.fixture(scope="session")
+def find(manifests: list[Manifest]) -> Callable[[str], Manifest]:
+    """Find the manifest of a kind of which there is one."""
+
+    def find(kind: str) -> Manifest:
+        (found,) = [manifest for manifest in manifests if manifest["kind"] == kind]
+        return found
+
+    return find

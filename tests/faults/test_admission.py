@@ -1,0 +1,145 @@
+"""More than can be done: what is refused, what passes, and what is not done for those who have gone."""
+
+import asyncio
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx2
+import pytest
+
+from tests.faults.conftest import StartService
+from tests.faults.history import Client
+from tests.faults.postgresql import PostgreSQL
+from tests.support.cluster import connected, query
+from tests.support.errors import assert_error
+from tests.support.service import eventually
+
+# Clients here end with their event loop, without a farewell.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+# As `app.main` has them at the default DB_POOL_SIZE.
+LIMIT = 256
+
+
+@pytest.fixture
+def stuck(database: str, start: StartService) -> "Stuck":
+    """Run a service of one worker whose database makes no progress."""
+    service = start.launch(database, WEB_CONCURRENCY="1", DB_STATEMENT_TIMEOUT="0", DB_POOL_TIMEOUT="20")
+    return Stuck(service.url, database)
+
+
+class Stuck:
+    """A service whose reads wait for a lock."""
+
+    def __init__(self, url: str, database: str) -> None:
+        self.url, self.database = url, database
+
+
+def test_what_is_too_much_is_refused_at_once_and_probes_pass(stuck: Stuck) -> None:
+    async def scene() -> None:
+        with connected(stuck.database) as other, other.cursor() as cursor:
+            cursor.execute("BEGIN; LOCK TABLE items IN ACCESS EXCLUSIVE MODE")
+            waiting = [asyncio.create_task(Client([stuck.url]).ask("GET", "/items/1")) for _ in range(LIMIT)]
+            await asyncio.sleep(1.5)
+            client = Client([stuck.url])
+            for method, path, body in (
+                ("GET", "/items/1", b""),
+                ("GET", "/items", b""),
+                ("POST", "/items", b"{}"),
+                ("POST", "/items/batch", b"{}"),
+                ("DELETE", "/items/1", b""),
+                ("GET", "/nowhere", b""),
+            ):
+                answer = await client.ask(method, path, body)
+                assert answer.status == 503
+                assert json.loads(answer.body)["detail"]["code"] == "OVERLOADED"
+                assert answer.seconds < 1.2, "the first at once, the next within the second that Retry-After asks for"
+            for path in ("/health/live", "/health/ready", "/metrics"):
+                answer = await Client([stuck.url]).ask("GET", path)
+                assert (answer.status, answer.seconds < 0.5) == (200, True)
+            with ThreadPoolExecutor(1) as pool:
+                await asyncio.get_running_loop().run_in_executor(pool, _check_refusal, stuck.url)
+            cursor.execute("ROLLBACK")
+            answers = await asyncio.gather(*waiting)
+            assert {answer.status for answer in answers} == {404}
+            assert (await Client([stuck.url]).ask("GET", "/items/1")).status == 404
+
+    asyncio.run(scene())
+
+
+def _check_refusal(url: str) -> None:
+    with httpx2.Client(base_url=url, trust_env=False) as client:
+        answer = client.get("/items/7", headers={"X-Trace-ID": "abc"})
+        assert_error(answer, 503, "OVERLOADED")
+        assert answer.headers["X-Trace-ID"] == "abc"
+        problem = client.get("/items/7", headers={"Accept": "application/problem+json"})
+        assert (problem.status_code, problem.json()["code"]) == (503, "OVERLOADED")
+        assert problem.headers["Retry-After"]
+        assert client.head("/items/7").content == b""
+        metrics = client.get("/metrics").text
+        assert 'http_requests_total{method="GET",path="/items/{item_id}",status="503"}' in metrics
+
+
+def test_nothing_is_done_for_a_client_that_has_gone_before_its_turn(stuck: Stuck, postgresql: PostgreSQL) -> None:
+    async def send_and_leave(number: int) -> None:
+        client = Client([stuck.url])
+        body = json.dumps({"name": f"gone{number}", "price": 1}).encode()
+        # Alone (a batch waits for a connection) and together (a create waits for its statement).
+        kind = ("/items/batch", b'{"items":[%s]}' % body) if number % 2 else ("/items", body)
+        task = asyncio.create_task(client.ask("POST", *kind))
+        await asyncio.sleep(1)
+        client.close()
+        task.cancel()
+
+    async def scene() -> None:
+        with connected(stuck.database) as other, other.cursor() as cursor:
+            cursor.execute("BEGIN; LOCK TABLE items IN ACCESS EXCLUSIVE MODE")
+            first = asyncio.create_task(Client([stuck.url]).ask("POST", "/items", b'{"name": "stays", "price": 1}'))
+            lists = [asyncio.create_task(Client([stuck.url]).ask("GET", "/items")) for _ in range(12)]
+            await asyncio.sleep(0.5)
+            await asyncio.gather(*(send_and_leave(number) for number in range(40)))
+            await asyncio.sleep(0.5)
+            cursor.execute("ROLLBACK")
+            assert (await first).status == 201
+            assert {(await one).status for one in lists} == {200}
+
+    asyncio.run(scene())
+    time.sleep(0.5)
+    assert query(postgresql.url, "SELECT name FROM items") == [("stays",)]
+    with httpx2.Client(base_url=stuck.url, trust_env=False) as client:
+        eventually(lambda: "http_requests_in_progress 1.0" in client.get("/metrics").text, 5)
+        assert 'status="499"' in client.get("/metrics").text
+
+
+def test_slow_bodies_take_no_place_from_others(stuck: Stuck) -> None:
+    async def scene() -> None:
+        head = b"POST /items HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
+        streams = [await asyncio.open_connection("127.0.0.1", int(stuck.url.rpartition(":")[2])) for _ in range(300)]
+        for _, writer in streams:
+            writer.write(head)
+        await asyncio.sleep(1)
+        answer = await Client([stuck.url]).ask("POST", "/items", b'{"name": "x", "price": 1}')
+        assert answer.status == 201
+        for _, writer in streams:
+            writer.close()
+
+    asyncio.run(scene())
+
+
+def test_two_thousand_requests_of_two_hundred_clients_see_no_5xx(database: str, start: StartService) -> None:
+    service = start(database)
+
+    async def client(number: int) -> list[int]:
+        client, statuses = Client([service.url]), []
+        for n in range(10):
+            body = json.dumps({"name": f"c{number}n{n}", "price": 1}).encode()
+            answer = await (client.ask("POST", "/items", body) if n % 2 else client.ask("GET", "/items?limit=5"))
+            statuses.append(answer.status)
+        client.close()
+        return statuses
+
+    async def scene() -> set[int]:
+        return {status for statuses in await asyncio.gather(*map(client, range(200))) for status in statuses}
+
+    assert asyncio.run(scene()) == {200, 201}

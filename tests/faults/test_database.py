@@ -1,0 +1,131 @@
+"""Faults of the database and of the way to it, under load: quick ones."""
+
+import time
+
+import httpx2
+import pytest
+
+from tests.faults.conftest import Report, StartService
+from tests.faults.history import History
+from tests.faults.postgresql import PostgreSQL
+from tests.faults.proxy import Cut, FaultProxy
+from tests.support.errors import assert_error
+from tests.support.service import eventually
+
+NEW = {"name": "x", "price": 1}
+
+
+def test_a_database_that_hangs_is_left_in_time_and_takes_no_threads_with_it(
+    postgresql: PostgreSQL, database: str, start: StartService, report: Report
+) -> None:
+    service = start(database, DB_STATEMENT_TIMEOUT="1")
+    with History(service.url).going_on() as history:
+        time.sleep(1)
+        with postgresql.hanging():
+            began = time.monotonic()
+            for answer in (service.client.get("/items/1"), service.client.post("/items", json=NEW)):
+                assert_error(answer, 503, "DATABASE_ERROR")
+            assert time.monotonic() - began < 2 * 6.5
+            eventually(lambda: service.client.get("/health/ready").status_code == 503, 2)
+            began = time.monotonic()
+            assert service.client.get("/health/live").status_code == 200
+            assert time.monotonic() - began < 0.5
+        ended = time.monotonic()
+        eventually(lambda: service.client.get("/health/ready").status_code == 200, 4)
+        time.sleep(2)
+        assert history.first_write_after(ended) is not None
+    verdict = report(history.judge("PostgreSQL stopped (SIGSTOP), statement timeout 1 s", database, ended=ended))
+    # 1 s statement timeout + 2 s margin + a look every 0.5 s; a wait for a turn (5 s) may come before.
+    assert verdict.worst < 9.5
+    assert verdict.recovered is not None
+    assert verdict.recovered < 4
+
+
+@pytest.mark.parametrize(
+    ("pattern", "cut"),
+    [(b"INSERT INTO items", Cut.IN_STATEMENT), (b"INSERT INTO items", Cut.AFTER_COMMIT)],
+    ids=["in the statement", "after the commit"],
+)
+def test_connections_that_break_at_the_worst_moment(
+    network: FaultProxy, database: str, start: StartService, report: Report, pattern: bytes, cut: Cut
+) -> None:
+    service = start(network.url)
+    with History(service.url, reads=0.2).going_on() as history:
+        time.sleep(0.5)
+        for _ in range(8):
+            network.cut(pattern, cut, times=2)
+            time.sleep(0.35)
+        ended = time.monotonic()
+        time.sleep(0.5)
+    assert network.cuts >= 12
+    verdict = report(history.judge(f"connection cut: {cut.value}, {network.cuts} times", database, ended=ended))
+    assert verdict.worst < 3
+
+
+def test_a_commit_whose_answer_is_lost(network: FaultProxy, start: StartService) -> None:
+    """With a key it is repeated and answered from the first time; without one it is 503, and is not repeated."""
+    service = start(network.url)
+    network.cut(b"INSERT INTO items", Cut.AFTER_COMMIT)
+    keyed = service.client.post("/items", json={"name": "keyed", "price": 1}, headers={"Idempotency-Key": "k"})
+    network.cut(b"INSERT INTO items", Cut.AFTER_COMMIT)
+    plain = service.client.post("/items", json={"name": "plain", "price": 1})
+    item = service.client.post("/items", json={"name": "patched", "price": 1})
+    tag = {"If-Match": item.headers["ETag"]}
+    network.cut(b"COMMIT\x00", Cut.AFTER_COMMIT)
+    patch = service.client.patch(item.headers["Location"], json={"price": 2}, headers=tag)
+    assert network.cuts == 3
+    assert (keyed.status_code, keyed.headers.get("Idempotent-Replayed")) == (201, "true")
+    assert_error(plain, 503, "DATABASE_ERROR")
+    assert_error(patch, 503, "DATABASE_ERROR")
+    names = [item["name"] for item in service.client.get("/items").json()["items"]]
+    assert sorted(names) == ["keyed", "patched", "plain"]
+    assert service.client.get(item.headers["Location"]).json()["price"] == 2
+
+
+def test_a_read_whose_connection_breaks_is_repeated(network: FaultProxy, start: StartService) -> None:
+    service = start(network.url)
+    location = service.client.post("/items", json=NEW).headers["Location"]
+    for _ in range(5):
+        network.cut(b"SELECT items", Cut.AFTER_COMMIT)
+        assert service.client.get(location).status_code == 200
+    assert network.cuts == 5
+
+
+def test_resets_and_terminated_sessions(
+    postgresql: PostgreSQL, network: FaultProxy, database: str, start: StartService, report: Report
+) -> None:
+    service = start(network.url)
+    with History(service.url).going_on() as history:
+        for _ in range(6):
+            time.sleep(0.3)
+            network.reset()
+            time.sleep(0.3)
+            assert postgresql.terminate_backends()
+        ended = time.monotonic()
+        time.sleep(1)
+    verdict = report(history.judge("6 x every connection reset, every session terminated", database, ended=ended))
+    assert verdict.worst < 3
+    assert verdict.recovered is not None
+    assert verdict.recovered < 1
+
+
+def test_a_database_that_refuses_is_503_at_once_and_served_at_once_when_it_is_back(
+    network: FaultProxy, database: str, start: StartService, report: Report
+) -> None:
+    service = start(network.url)
+    with History(service.url).going_on() as history:
+        time.sleep(0.5)
+        network.refuse()
+        eventually(lambda: service.client.get("/health/ready").status_code == 503, 2)
+        began = time.monotonic()
+        assert_error(service.client.post("/items", json=NEW), 503, "DATABASE_ERROR")
+        assert time.monotonic() - began < 1
+        network.accept()
+        ended = time.monotonic()
+        eventually(lambda: service.client.get("/health/ready").status_code == 200, 2)
+        assert isinstance(service.client.get("/items"), httpx2.Response)
+        time.sleep(0.5)
+    verdict = report(history.judge("connections refused, 1 s", database, ended=ended))
+    assert verdict.worst < 2
+    assert verdict.recovered is not None
+    assert verdict.recovered < 1

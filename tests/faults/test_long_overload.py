@@ -1,0 +1,59 @@
+"""Ten times the load that it can serve: it serves what it can, refuses the rest at once, and is alive."""
+
+import asyncio
+import json
+import resource
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.faults.conftest import Report, StartService
+from tests.faults.history import Client, Verdict
+from tests.support.service import ROOT
+
+ENOUGH_CLIENTS = 64
+# Ten times as many as both workers let in.
+TOO_MANY = 10 * 2 * 256
+SECONDS = 8
+
+
+async def flood(port: int, clients: int) -> tuple[dict[str, Any], list[float]]:
+    """Flood the service, and meanwhile ask whether it is alive."""
+    words = [sys.executable, "-m", "tests.faults.flood", str(port), str(clients), str(SECONDS)]
+    process = await asyncio.create_subprocess_exec(*words, cwd=ROOT, stdout=subprocess.PIPE)
+    answer = asyncio.create_task(process.communicate())
+    probes = []
+    while not answer.done():
+        probe = await Client([f"http://127.0.0.1:{port}"]).ask("GET", "/health/live")
+        assert probe.status == 200
+        probes.append(probe.seconds)
+        await asyncio.sleep(0.1)
+    result: dict[str, Any] = json.loads((await answer)[0])
+    return result, sorted(probes)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_ten_times_the_load_it_can_serve(database: str, start: StartService, report: Report) -> None:
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = TOO_MANY + 500
+    if limit[1] != resource.RLIM_INFINITY and limit[1] < wanted:
+        pytest.skip(f"only {limit[1]} open files are allowed, {wanted} are needed")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(limit[0], wanted), limit[1]))
+    service = start(database)
+    best, _ = asyncio.run(flood(service.port, ENOUGH_CLIENTS))
+    result, probes = asyncio.run(flood(service.port, TOO_MANY))
+    share = result["goodput"] / best["goodput"]
+    statuses = result["statuses"]
+    live = probes[int(len(probes) * 0.99)]
+    note = (
+        f"goodput {best['goodput']:.0f}/s with {ENOUGH_CLIENTS} clients, {result['goodput']:.0f}/s ({share:.0%}) with"
+        f" {TOO_MANY} that never pause; accepted p99 {result['p99']:.2f} s; /health/live p99 {live * 1000:.0f} ms"
+    )
+    good = sum(count for status, count in statuses.items() if status.startswith("2"))
+    report(Verdict("overload", sum(statuses.values()), good, 0, 0, statuses.get("503", 0), result["worst"], 0.0, note))
+    assert set(statuses) <= {"200", "201", "503"}
+    assert share > 0.8
+    assert result["p99"] < 1
+    assert live < 0.1
