@@ -10,7 +10,6 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from app import __version__
 from app.core import docs, exposition
@@ -20,7 +19,13 @@ from app.core.config import Settings, load_settings
 from app.core.database import Database, Probe
 from app.core.errors import handle_http_error, handle_validation_error
 from app.core.logs import log_config
-from app.core.middleware import BodyLimitMiddleware, CrashMiddleware, MethodMiddleware, RequestMiddleware
+from app.core.middleware import (
+    BodyLimitMiddleware,
+    CrashMiddleware,
+    HostMiddleware,
+    MethodMiddleware,
+    RequestMiddleware,
+)
 from app.core.openapi import operation_id, truthful
 from app.core.routes import RouteTable
 from app.core.vitals import watched
@@ -58,7 +63,7 @@ def _middleware(settings: Settings, routes: RouteTable) -> list[Middleware]:
     """List the middleware, outermost first."""
     stack = [Middleware(RequestMiddleware, routes=routes)]
     if settings.trusted_hosts:
-        stack.append(Middleware(TrustedHostMiddleware, allowed_hosts=settings.trusted_hosts, www_redirect=False))
+        stack.append(Middleware(HostMiddleware, allowed_hosts=settings.trusted_hosts, www_redirect=False))
     if settings.cors_origins:
         stack.append(
             Middleware(

@@ -12,9 +12,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.core.errors import Overloaded, response_for, wants_problem_json
 from app.core.lifecycle import REFUSED
 from app.core.metrics import HTTP_SHED
+from app.core.routes import PROBES
 from app.core.tracing import get_trace_id
 
-_UNBOUNDED = frozenset({"/health/live", "/health/ready", "/metrics"})
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 _BODY = b'{"detail":{"code":"%s","message":"%s"},"trace_id":"%%s"}' % (
     Overloaded.code.encode(),
@@ -38,7 +38,7 @@ class AdmissionMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
-        if scope["type"] != "http" or scope["path"] in _UNBOUNDED:
+        if scope["type"] != "http" or scope["path"] in PROBES:
             await self.app(scope, receive, send)
             return
         if self.in_flight >= self.limit:
@@ -101,7 +101,8 @@ def _note_refusal(scope: Scope) -> None:
 async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer for a small part of what serving costs."""
     _note_refusal(scope)
-    if wants_problem_json(Headers(scope=scope)):
+    problem = any(name == b"accept" and b"problem" in value for name, value in scope["headers"])
+    if problem and wants_problem_json(Headers(scope=scope)):
         await response_for(scope, Overloaded())(scope, receive, send)
         return
     body = _BODY % (get_trace_id() or "").encode()

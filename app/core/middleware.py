@@ -9,6 +9,7 @@ from functools import lru_cache
 from time import perf_counter
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core.errors import (
@@ -20,7 +21,7 @@ from app.core.errors import (
     response_for,
 )
 from app.core.metrics import HTTP_DURATION, HTTP_IN_PROGRESS, HTTP_REQUESTS
-from app.core.routes import RouteTable
+from app.core.routes import PROBES, RouteTable
 from app.core.tracing import set_trace_id, trace_id_of
 
 _access_log = logging.getLogger("app.access")
@@ -28,8 +29,6 @@ _log = logging.getLogger(__name__)
 
 # Whatever else a client sends is counted as `_OTHER`, as in the OpenTelemetry conventions: series stay bounded.
 _KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"})
-# Asked every few seconds by machines; at INFO they would drown the requests of users.
-_QUIET_PATHS = frozenset({"/health/live", "/health/ready", "/metrics"})
 
 _requests = lru_cache(maxsize=4096)(HTTP_REQUESTS.labels)
 _durations = lru_cache(maxsize=1024)(HTTP_DURATION.labels)
@@ -104,7 +103,7 @@ class _Exchange:
         status = self.status if self.status is not None else 499
         _requests(method, template, str(status)).inc()
         _durations(method, template).observe(duration)
-        level = logging.DEBUG if template in _QUIET_PATHS else logging.INFO
+        level = logging.DEBUG if template in PROBES else logging.INFO
         if _access_log.isEnabledFor(level):
             extra = {
                 "method": self.method,
@@ -136,6 +135,17 @@ class RequestMiddleware:
         finally:
             HTTP_IN_PROGRESS.dec()
             exchange.finish()
+
+
+class HostMiddleware(TrustedHostMiddleware):
+    """Refuses a `Host` that is not ours; probes and scrapes come to an address, whatever the service is called."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection."""
+        if scope["type"] == "http" and scope["path"] in PROBES:
+            await self.app(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 class CrashMiddleware:

@@ -9,6 +9,8 @@ from starlette.applications import Starlette
 from starlette.types import Scope
 
 UNMATCHED = "unmatched"
+PROBES = frozenset({"/health/live", "/health/ready", "/metrics"})
+"""What machines ask every few seconds: never refused, not traced, logged at DEBUG."""
 
 
 @dataclass

@@ -28,6 +28,7 @@ from starlette.datastructures import Headers
 
 from app import __version__
 from app.core.config import Settings
+from app.core.routes import PROBES
 from app.core.tracing import Parent, expect_trace_id, ids_of, new_trace_id, set_otel_trace_id, w3c_trace_id
 
 # The instrumentation of httpx2 speaks the conventions of 2021 unless told otherwise; FastAPI speaks the stable ones.
@@ -39,7 +40,6 @@ _EXPORT_SECONDS = 5.0
 """A collector that takes longer for a batch loses it."""
 _LAST_SECONDS = 2.0
 """What is left may be sent for so long when the process ends."""
-_UNTRACED = frozenset({"/health/live", "/health/ready", "/metrics"})
 
 _root: ContextVar[int | None] = ContextVar("root_trace_id", default=None)
 _own_id: ContextVar[str | None] = ContextVar("own_trace_id", default=None)
@@ -174,7 +174,7 @@ class Telemetry:
 
 
 def _is_untraced(scope: MutableMapping[str, Any]) -> bool:
-    return scope["path"] in _UNTRACED
+    return scope["path"] in PROBES
 
 
 class _Statements:

@@ -83,11 +83,12 @@ def ids_of(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str | None, Parent |
             given.add(value)
         elif name == b"traceparent":
             parents.add(value)
-    trace_id = given.pop() if len(given) == 1 else b""
-    return (
-        trace_id.decode("ascii") if _TRACE_ID.fullmatch(trace_id) else None,
-        _parent(parents.pop()) if len(parents) == 1 else None,
-    )
+    trace_id = parent = None
+    if len(given) == 1 and _TRACE_ID.fullmatch(value := given.pop()):
+        trace_id = value.decode("ascii")
+    if len(parents) == 1:
+        parent = _parent(parents.pop())
+    return trace_id, parent
 
 
 def _parent(traceparent: bytes) -> Parent | None:

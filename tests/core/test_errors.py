@@ -197,6 +197,8 @@ def test_cors_and_trusted_hosts_answer_in_the_envelope(make_client: MakeClient) 
     assert good.status_code == 200
     assert good.headers["access-control-allow-origin"] == "https://good.example"
     assert client.get("/items", headers={"Host": "a.good.example"}).status_code == 200
+    # Kubernetes and Prometheus ask the pod's address.
+    assert client.get("/health/live", headers={"Host": "10.1.2.3:8000"}).status_code == 200
 
 
 def test_errors_carry_cors_headers_so_that_browsers_show_them(make_client: MakeClient) -> None:
