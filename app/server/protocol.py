@@ -37,20 +37,17 @@ LINGER_SECONDS = 2.0
 _HOST = re.compile(rb"[A-Za-z0-9._~%!$&'()*+;=:\[\]-]*")
 
 # To refuse costs a part of what it costs to serve, so those who come again at once would in the end leave no time
-# for anything else. Their connections are not read until the next look (the server's, ten a second), at most so many
-# at each, and each within a second at the latest, which is what `Retry-After` has asked for.
-_ADMITTED_A_LOOK = 50
-_SENT_AWAY_SECONDS = 1.0
+# for anything else. Their connections are not read until the server's next look, ten a second, and then at most so
+# many of them, in turn; what they send meanwhile waits in the kernel.
+_READ_AGAIN = 100
 _sent_away: deque["ServiceProtocol"] = deque()
 
 logger = logging.getLogger(__name__)
 
 
-def read_on(now: float) -> None:
+def read_on() -> None:
     """Listen again to connections on which requests were refused; called ten times a second."""
-    for number in range(len(_sent_away)):
-        if number >= _ADMITTED_A_LOOK and now - _sent_away[0].free_since < _SENT_AWAY_SECONDS:
-            break
+    for _ in range(min(_READ_AGAIN, len(_sent_away))):
         _sent_away.popleft().listen_again()
 
 
@@ -195,11 +192,6 @@ class ServiceProtocol(HttpToolsProtocol):
         """Note since when the client does not read."""
         self._stuck_at = self.loop.time()
         super().pause_writing()
-
-    @property
-    def free_since(self) -> float:
-        """When the last answer was complete."""
-        return self._free_at
 
     @property
     def _free(self) -> bool:

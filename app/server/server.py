@@ -106,9 +106,9 @@ class ServiceServer(Server):
         """Look, ten times a second, whether to leave, and once a second at every connection."""
         if not lifecycle.draining:
             self._look_up()
-        now = asyncio.get_running_loop().time()
-        read_on(now)
+        read_on()
         if counter % _TICKS_PER_SWEEP == 0:
+            now = asyncio.get_running_loop().time()
             for connection in self._connections:
                 connection.sweep(now)
         return await super().on_tick(counter)

@@ -1,8 +1,15 @@
 """The Dockerfile agrees with the code, and puts nothing into the image that does not belong there."""
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
+
+import pytest
 
 from app.core.config import Settings
 from app.main import app
@@ -75,3 +82,23 @@ def test_the_context_is_what_is_named_and_no_more() -> None:
 def test_every_script_of_the_image_needs_only_what_is_in_it() -> None:
     for file in re.findall(r"^!(scripts/lib/\w+\.py)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE):
         assert not re.search(r"^(from|import) (lib|postgres|scripts)\b", (ROOT / file).read_text(), re.MULTILINE), file
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_a_stop_is_heard_before_gunicorn_is_there() -> None:
+    """Process 1 ignores signals without a handler, so there has to be one before a second of imports."""
+    variables = {**os.environ, "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/nowhere", "PORT": "0"}
+    command = [sys.executable, "-m", "app.server"]
+    with subprocess.Popen(command, cwd=ROOT, env=variables, stdout=subprocess.PIPE, text=True) as starting:
+        status, deadline = Path(f"/proc/{starting.pid}/status"), time.monotonic() + 20
+        while not handles(status.read_text(), signal.SIGTERM):
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        starting.terminate()
+        out, _ = starting.communicate(timeout=20)
+    assert (starting.returncode, out) == (0, "")
+
+
+def handles(status: str, number: signal.Signals) -> bool:
+    caught = re.findall(r"^SigCgt:\s+(\w+)$", status, re.MULTILINE)
+    return bool(int(caught[0], 16) >> (number - 1) & 1)

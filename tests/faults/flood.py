@@ -49,7 +49,7 @@ class Client(asyncio.Protocol):
             self._answer = b""
             self._ask()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - its name is asyncio's
         """Count what was not answered."""
         if not self._flood.over:
             self._flood.note(0, 0.0)

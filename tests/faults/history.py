@@ -239,7 +239,7 @@ class History:
 
     def failures(self) -> Counter[str]:
         """Count what else than successes there was."""
-        return Counter(f"{answer.status} {_code(answer)}".strip() for answer in list(self.answers) if not answer.ok)
+        return Counter(_kind(answer) for answer in list(self.answers) if not answer.ok)
 
     def first_write_after(self, moment: float) -> float | None:
         """Tell when the first request begun after `moment` was answered well, in seconds after it."""
@@ -283,7 +283,9 @@ class History:
         )
 
 
-def _code(answer: Answer) -> str:
+def _kind(answer: Answer) -> str:
+    if answer.status == 0:
+        return "cut off without an answer" if answer.sent else "connection refused"
     with contextlib.suppress(ValueError, KeyError):
-        return str(json.loads(answer.body)["detail"]["code"])
-    return answer.body[:60].decode(errors="replace")
+        return f"{answer.status} {json.loads(answer.body)['detail']['code']}"
+    return str(answer.status)

@@ -11,8 +11,9 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from app.core.tracing import w3c_trace_id
 from tests.conftest import MakeClient, StartService
+from tests.support.cluster import Cluster
 from tests.support.collector import Collector, attributes
-from tests.support.downstream import Stub, reply, stub_service
+from tests.support.downstream import Stub, json_reply, reply, stub_service
 from tests.support.service import ROOT, Service, environment, eventually
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e473"
@@ -26,20 +27,39 @@ def collector() -> Iterator[Collector]:
         yield collector
 
 
-@pytest.fixture
-def stub() -> Iterator[Stub]:
+@pytest.fixture(scope="module")
+def _stub() -> Iterator[Stub]:
     with stub_service() as stub:
         yield stub
 
 
 @pytest.fixture
-def traced(start_service: StartService, collector: Collector, stub: Stub) -> Service:
-    return start_service(
-        WEB_CONCURRENCY="1",
-        INVENTORY_URL=stub.url,
-        OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
-        OTEL_BSP_SCHEDULE_DELAY="100",
-    )
+def stub(_stub: Stub) -> Stub:
+    _stub.answer(json_reply({"quantity": 12}))
+    return _stub
+
+
+@pytest.fixture(scope="module")
+def traced(
+    cluster: Cluster, collector: Collector, _stub: Stub, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    with cluster.database() as url:
+        variables = {
+            "DATABASE_URL": url,
+            "HOST": "127.0.0.1",
+            "WEB_CONCURRENCY": "1",
+            "DRAIN_SECONDS": "0",
+            "SHUTDOWN_TIMEOUT": "5",
+            "INVENTORY_URL": _stub.url,
+            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+            "OTEL_BSP_SCHEDULE_DELAY": "100",
+        }
+        service = Service(tmp_path_factory.mktemp("traced"), variables)
+        try:
+            service.wait_until_alive()
+            yield service
+        finally:
+            service.stop()
 
 
 def _server(spans: list[Span]) -> Span:
