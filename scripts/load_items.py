@@ -1,7 +1,7 @@
 """Streams a CSV or JSON-lines file of items into the service.
 
-Each row is one `POST /items` with an `Idempotency-Key` made of the row's place and content, so that a run that was
-interrupted may be started again: no row is created twice. A CSV file names its columns in the first line.
+Each row is one `POST /items` with an `Idempotency-Key` made of the row's place and content: a run that was interrupted
+may be started again within 24 hours, and no row is created twice. A CSV file names its columns in the first line.
 """
 
 import argparse
@@ -9,18 +9,31 @@ import asyncio
 import csv
 import hashlib
 import json
+import os
+import re
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import httpx2
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 _TRIES = 8
 _TIMEOUT = 30.0  # seconds, for each try
+_JSON_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
+_BAR = 24  # characters
+_LOOKS = 0.2  # seconds between two looks of the bar
+
+
+class TryAgain(Exception):
+    """The service was away, or asked to come back later."""
+
+
+class Away(Exception):
+    """The service is away: there is no sense in going on."""
 
 
 @dataclass
@@ -30,49 +43,44 @@ class Report:
     created: int = 0
     replayed: int = 0
     refused: int = 0
-    failed: int = 0
     started: float = field(default_factory=time.monotonic)
 
     def __str__(self) -> str:
-        done = self.created + self.replayed + self.refused + self.failed
+        done = self.created + self.replayed + self.refused
         rate = done / max(time.monotonic() - self.started, 1e-9)
         return (
-            f"{done} rows: {self.created} created, {self.replayed} there before, {self.refused} refused,"
-            f" {self.failed} failed; {rate:.0f}/s"
+            f"{done} rows: {self.created} created, {self.replayed} there before, {self.refused} refused; {rate:.0f}/s"
         )
 
 
-class TryAgain(Exception):
-    """The service was away, or asked to come back later."""
-
-
-def rows_of(file: TextIO, suffix: str) -> Iterator[tuple[int, Any]]:
-    """Read the rows with their numbers; a row that cannot be read is given as the text that it is."""
+def rows_of(file: TextIO, suffix: str) -> Iterator[tuple[int, str]]:
+    """Read the rows as the JSON to send, each with the number of its (last) line; numbers keep all their digits."""
     if suffix == ".csv":
-        for number, record in enumerate(csv.DictReader(file), 2):
-            yield (
-                number,
-                {name: _number(value) if name == "price" else value for name, value in record.items() if value},
-            )
+        reader = csv.DictReader(file)
+        for record in reader:
+            yield reader.line_num, _json_of(record)
         return
     for number, line in enumerate(file, 1):
         if line.strip():
-            try:
-                yield number, json.loads(line)
-            except ValueError:
-                yield number, line
+            yield number, line.strip()
 
 
-def _number(text: str) -> Any:  # noqa: ANN401 - a number, or what was there instead
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+def _json_of(record: dict[str, str]) -> str:
+    """Write a CSV row as JSON: an empty cell is none, and the price is a number if it looks like one."""
+    members = (
+        f"{json.dumps(name)}: {value if name == 'price' and _JSON_NUMBER.fullmatch(value) else json.dumps(value)}"
+        for name, value in record.items()
+        if value
+    )
+    return f"{{{', '.join(members)}}}"
 
 
-async def _post(client: httpx2.AsyncClient, number: int, row: Any) -> httpx2.Response:  # noqa: ANN401 - any JSON
-    body = json.dumps(row)
-    key = hashlib.sha256(f"{number}:{body}".encode()).hexdigest()
+async def _post(client: httpx2.AsyncClient, number: int, body: str) -> httpx2.Response:
+    content = body.encode("utf-8", "surrogateescape")
+    headers = {
+        "Content-Type": "application/json",
+        "Idempotency-Key": hashlib.sha256(b"%d:%b" % (number, content)).hexdigest(),
+    }
     async for attempt in AsyncRetrying(
         stop=stop_after_attempt(_TRIES),
         wait=wait_random_exponential(0.1, max=5),
@@ -80,28 +88,28 @@ async def _post(client: httpx2.AsyncClient, number: int, row: Any) -> httpx2.Res
         reraise=True,
     ):
         with attempt:
-            headers = {"Content-Type": "application/json", "Idempotency-Key": key}
-            response = await client.post("/items", content=body, headers=headers)
+            response = await client.post("/items", content=content, headers=headers)
             if response.status_code in {409, 429} or response.status_code >= 500:
                 raise TryAgain(f"{response.status_code} {response.text}")
     return response
 
 
-async def _load_one(client: httpx2.AsyncClient, number: int, row: Any, report: Report, refused: TextIO) -> None:  # noqa: ANN401
+async def _load_one(client: httpx2.AsyncClient, number: int, body: str, report: Report, refused: TextIO) -> None:
     try:
-        response = await _post(client, number, row)
-    except (httpx2.HTTPError, TryAgain) as error:
-        report.failed += 1
-        refused.write(json.dumps({"line": number, "row": row, "error": str(error) or type(error).__name__}) + "\n")
-        return
+        response = await _post(client, number, body)
+    except (httpx2.TransportError, TryAgain) as error:
+        raise Away(str(error) or type(error).__name__) from error
     if response.status_code == 201:
-        if response.headers.get("Idempotent-Replayed") == "true":
-            report.replayed += 1
-        else:
-            report.created += 1
+        replayed = response.headers.get("Idempotent-Replayed") == "true"
+        report.replayed += replayed
+        report.created += not replayed
         return
     report.refused += 1
-    refused.write(json.dumps({"line": number, "row": row, "error": response.json()["detail"]}) + "\n")
+    try:
+        reason = response.json()["detail"]
+    except (ValueError, LookupError, TypeError):  # somebody else answers there
+        reason = f"{response.status_code}: not an answer of the service"
+    refused.write(json.dumps({"line": number, "row": body, "error": reason}) + "\n")
 
 
 async def load(source: Path, url: str, concurrency: int, refused: TextIO) -> Report:
@@ -110,31 +118,52 @@ async def load(source: Path, url: str, concurrency: int, refused: TextIO) -> Rep
     Returns
     -------
     Report
-        How many rows were created, refused, or could not be sent; each of the latter two is written to
+        How many rows were created, were there before, and were refused; each of the last is written to
         `refused` as a JSON line with its number, itself, and the reason.
+
+    Raises
+    ------
+    ExceptionGroup
+        Of `Away`, if the service does not answer.
     """
     report = Report()
     turn = asyncio.Semaphore(concurrency)
     limits = httpx2.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
     async with httpx2.AsyncClient(base_url=url, limits=limits, timeout=_TIMEOUT, trust_env=False) as client:
-        with source.open(encoding="utf-8", newline="") as file:
+        # Bytes that are no UTF-8 go out as they are: it is the service that refuses them.
+        with source.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            bar = Bar(file, report)
             async with asyncio.TaskGroup() as tasks:
-                for number, row in rows_of(file, source.suffix):
+                for number, body in rows_of(file, source.suffix.lower()):
                     await turn.acquire()
-                    task = tasks.create_task(_load_one(client, number, row, report, refused))
+                    task = tasks.create_task(_load_one(client, number, body, report, refused))
                     task.add_done_callback(lambda _: turn.release())
-                    _show(report)
-    _show(report, last=True)
+                    bar.show()
     return report
 
 
-def _show(report: Report, *, last: bool = False) -> None:
-    if last or (sys.stderr.isatty() and (report.created + report.refused) % 100 == 0):
-        sys.stderr.write(f"\r{report}" + ("\n" if last else ""))
+class Bar:
+    """A line on the terminal, if there is one: how much of the file is read, and what became of it."""
+
+    def __init__(self, file: TextIO, report: Report) -> None:
+        self._file = file
+        self._size = max(1, os.fstat(file.fileno()).st_size)
+        self._report = report
+        self._shown = 0.0
+
+    def show(self) -> None:
+        """Draw it, now and then."""
+        if not sys.stderr.isatty() or time.monotonic() - self._shown < _LOOKS:
+            return
+        self._shown = time.monotonic()
+        part = min(1.0, self._file.buffer.tell() / self._size)  # type: ignore[attr-defined]  # it is a TextIOWrapper
+        full = round(part * _BAR)
+        sys.stderr.write(f"\r[{'#' * full}{'.' * (_BAR - full)}] {part:4.0%}  {self._report}\033[K")
+        sys.stderr.flush()
 
 
 def main() -> int:
-    """Parse the arguments and load; 1 if a row could not be sent."""
+    """Parse the arguments and load; 0 if every row is there now, else 1."""
     parser = argparse.ArgumentParser(prog="scripts/load-items", description=__doc__)
     parser.add_argument("file", type=Path, help=".csv, or JSON lines; with name, price and description")
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="of the service (%(default)s)")
@@ -142,9 +171,27 @@ def main() -> int:
     parser.add_argument("--refused", type=Path, help="where to write the rows refused (FILE.refused)")
     arguments = parser.parse_args()
     refused = arguments.refused or arguments.file.with_name(arguments.file.name + ".refused")
+    if not arguments.file.is_file():
+        parser.error(f"there is no file {arguments.file}")
+    if arguments.concurrency < 1:
+        parser.error("--concurrency must be 1 or more")
     with refused.open("w", encoding="utf-8") as out:
-        report = asyncio.run(load(arguments.file, arguments.url, arguments.concurrency, out))
-    return 1 if report.failed else 0
+        try:
+            report = asyncio.run(load(arguments.file, arguments.url, arguments.concurrency, out))
+        except* Away as errors:
+            sys.exit(
+                f"\nload-items: {arguments.url} does not take items ({errors.exceptions[0]}); see that it runs, and"
+                " start this again: what was loaded is not loaded twice"
+            )
+        except* KeyboardInterrupt:
+            sys.exit("\nload-items: interrupted; start it again: what was loaded is not loaded twice")
+    lead = "\r" if sys.stderr.isatty() else ""
+    print(f"{lead}{report}\033[K" if lead else report, file=sys.stderr)
+    if report.refused:
+        print(f"the rows refused, with reasons: {refused}", file=sys.stderr)
+    else:
+        refused.unlink()
+    return 1 if report.refused else 0
 
 
 if __name__ == "__main__":

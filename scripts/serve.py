@@ -2,6 +2,8 @@
 
 Without a `DATABASE_URL` in the environment or `.env` a PostgreSQL of our own is started, see
 `postgres.py`. SIGTERM and Ctrl-C end all of it, gracefully; a second Ctrl-C hurries.
+
+    scripts/run --reload    for development: one worker, new code at once, readable logs on a terminal
 """
 
 import ctypes
@@ -15,10 +17,10 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
-from dotenv import dotenv_values
-
 import postgres
 from lib.schema import is_current
+from lib.target import given
+from lib.watcher import Watcher
 
 ROOT = Path(__file__).resolve().parents[1]
 MIGRATE = [sys.executable, "-m", "scripts.lib.migrate"]
@@ -32,7 +34,8 @@ PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 class Service:
     """gunicorn in a process group of its own, and the signals for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, watcher: Watcher | None = None) -> None:
+        self.watcher = watcher
         self.patience = STOP_MARGIN  # seconds that a stop may take
         self.has_terminal = os.isatty(0)  # asked now: one that has hung up is none any more
         self.process: subprocess.Popen[bytes] | None = None
@@ -58,20 +61,34 @@ class Service:
                 signal.signal(number, self.on_signal)
 
     def run(self) -> int:
-        """Serve until gunicorn ends; return an exit code."""
-        self.process = start(GUNICORN)
+        """Serve until gunicorn ends; return an exit code. Code that cannot be loaded gets another chance."""
         try:
-            while self.process.poll() is None:
-                if self.deadline and time.monotonic() > self.deadline:
-                    self.process.kill()
-                with suppress(subprocess.TimeoutExpired):
-                    self.process.wait(1)
+            code = self.serve()
+            while self.watcher and code and not (self.deadline or self.failed.is_set()):
+                print("run: waiting for a change", file=sys.stderr)
+                self.watcher.wait()
+                code = self.serve()
         finally:
             self.ended.set()
+        return code
+
+    def serve(self) -> int:
+        """Have one gunicorn serve to its end."""
+        process = self.process = start(GUNICORN)
+        try:
+            while process.poll() is None:
+                if self.deadline and time.monotonic() > self.deadline:
+                    process.kill()
+                if self.watcher and self.watcher.changed():
+                    process.send_signal(signal.SIGHUP)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(1)
+        finally:
+            self.process = None if self.watcher and not self.deadline else process
             # Workers that a killed gunicorn has left.
             with suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)
-        code = self.process.returncode
+                os.killpg(process.pid, signal.SIGKILL)
+        code = process.returncode
         if self.failed.is_set():
             return 1
         if self.deadline and code in {-signal.SIGTERM, -signal.SIGINT}:
@@ -122,33 +139,34 @@ def migrate() -> int:
         return os.EX_TEMPFAIL
 
 
-def is_given() -> bool:
-    """Tell whether the operator names a database; names of variables know no case, empty is unset."""
-    variables = {**dotenv_values(ROOT / ".env"), **os.environ}
-    return any(value for name, value in variables.items() if name.upper() == "DATABASE_URL")
-
-
 def check_settings() -> float:
     """Refuse a bad configuration before anything heavy; return the bound of its stop, in seconds."""
     from app.core.config import load_settings  # noqa: PLC0415 - needs the path that main sets
 
-    given = is_given()
-    if not given:
+    theirs = given()
+    if theirs is None:
         os.environ["DATABASE_URL"] = "postgresql://127.0.0.1/items"
     settings = load_settings()
-    if not given:
+    if theirs is None:
         del os.environ["DATABASE_URL"]
     return settings.drain_seconds + settings.shutdown_timeout
+
+
+def develop() -> Watcher:
+    """Choose what suits a developer, where the environment does not say otherwise."""
+    for name, value in (("ENVIRONMENT", "development"), ("WEB_CONCURRENCY", "1"), ("DRAIN_SECONDS", "0")):
+        os.environ.setdefault(name, value)
+    return Watcher(ROOT / "app")
 
 
 def main() -> int:
     """Bring everything up, serve, and bring everything down."""
     os.chdir(ROOT)  # for .env
     sys.path.insert(0, str(ROOT))
-    service = Service()
+    service = Service(develop() if "--reload" in sys.argv[1:] else None)
     service.watch_signals()
     service.patience += check_settings()
-    if is_given():
+    if given() is not None:
         return serve_theirs(service)
     with postgres.running(postgres.DATA) as url:
         os.environ["DATABASE_URL"] = url

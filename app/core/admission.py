@@ -10,9 +10,10 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core.errors import Overloaded, response_for, wants_problem_json
-from app.core.lifecycle import REFUSED
+from app.core.lifecycle import REFUSED, Refusal, lifecycle
 from app.core.metrics import HTTP_SHED
-from app.core.routes import PROBES
+from app.core.middleware import note_refusal
+from app.core.routes import PROBES, RouteTable
 from app.core.tracing import get_trace_id
 
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
@@ -31,10 +32,21 @@ _shed = HTTP_SHED.labels("in_flight")
 class AdmissionMiddleware:
     """Refuses requests while `limit` are in flight in this process."""
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
+    def __init__(self, app: ASGIApp, limit: int, routes: RouteTable) -> None:
         self.app = app
         self.limit = limit
+        self.routes = routes
         self.in_flight = 0
+        lifecycle.turn_away = self.turn_away
+
+    def turn_away(self, scope: Scope) -> Refusal | None:
+        """Refuse a plain request before it costs a task and the way through the middleware."""
+        if self.in_flight < self.limit or scope["path"] in PROBES or scope["method"] in _WITH_BODY:
+            return None
+        if any(name == b"origin" or (name == b"accept" and b"problem" in value) for name, value in scope["headers"]):
+            return None
+        _shed.inc()
+        return _refusal(note_refusal(scope, self.routes, Overloaded.status))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
@@ -99,13 +111,17 @@ def _note_refusal(scope: Scope) -> None:
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer for a small part of what serving costs."""
+    """Answer within the middleware, for which a browser or a problem document may ask."""
     _note_refusal(scope)
     problem = any(name == b"accept" and b"problem" in value for name, value in scope["headers"])
     if problem and wants_problem_json(Headers(scope=scope)):
         await response_for(scope, Overloaded())(scope, receive, send)
         return
-    body = _BODY % (get_trace_id() or "").encode()
-    headers = [*_HEADERS, (b"content-length", b"%d" % len(body))]
+    headers, body = _refusal(get_trace_id() or "")
     await send({"type": "http.response.start", "status": Overloaded.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def _refusal(trace_id: str) -> Refusal:
+    body = _BODY % trace_id.encode()
+    return [*_HEADERS, (b"content-length", b"%d" % len(body)), (b"x-trace-id", trace_id.encode())], body

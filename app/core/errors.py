@@ -1,7 +1,7 @@
 """Errors as the client sees them: a class an error, one body, two media types.
 
 The body is our envelope, or RFC 9457 (`application/problem+json`) for a client that asks for it. A feature adds
-its own errors by subclassing `APIError` (see `app/items/errors.py`).
+its own errors by subclassing `APIError`.
 """
 
 import http
@@ -78,7 +78,7 @@ class MethodNotAllowed(APIError):
 
 
 class Conflict(APIError):
-    """The row contradicts one that is there (SQLSTATE 23505)."""
+    """The row contradicts others, or others refer to it (SQLSTATE 23505, 23503)."""
 
     code, status, default_message = "CONFLICT", 409, "Conflicts with the current state"
 

@@ -3,9 +3,15 @@
 The server (`app/server`) writes it, the app reads it; `core` knows nothing of the server.
 """
 
+from collections.abc import Callable, MutableMapping
+from typing import Any
+
 REFUSED = "app.refused"
 """The app sets it in the scope of a request that it has no room for; the server then reads no more of that
 connection for a moment."""
+
+Refusal = tuple[list[tuple[bytes, bytes]], bytes]
+"""Header fields and body of a 503."""
 
 
 class Lifecycle:
@@ -17,10 +23,14 @@ class Lifecycle:
         True from the moment that the whole service is told to end. Readiness then answers 503, so
         that load balancers send no more; requests that come nevertheless are served. A worker that
         alone is replaced (reload, recycling) does not drain: the service stays ready.
+    turn_away
+        Set by the app, asked by the server before it begins a request: the answer to an ASGI scope for which there is
+        no room, counted and logged; or None, and then the app is to serve it.
     """
 
     def __init__(self) -> None:
         self.draining = False
+        self.turn_away: Callable[[MutableMapping[str, Any]], Refusal | None] = lambda _: None
 
 
 lifecycle = Lifecycle()

@@ -2,7 +2,10 @@
 
 import logging
 import sys
+import time
 from datetime import UTC, datetime
+from functools import lru_cache
+from json import JSONEncoder
 from typing import Any
 
 from pythonjsonlogger.json import JsonFormatter
@@ -14,6 +17,22 @@ from app.core.tracing import get_otel_trace_id, get_trace_id
 # a JSON string can double in length when it is escaped.
 _LONGEST_TEXT = 1500
 
+# The logger of the line that every request writes, and what that line has of its own.
+_ACCESS = "app.access"
+_ACCESS_FIELDS = ("method", "path", "status", "duration_ms", "client")
+
+# Nothing of ours names them, and to find them out costs as much as the rest of a record: the Logging HOWTO,
+# "Optimization".
+logging._srcfile = None  # type: ignore[attr-defined]  # noqa: SLF001 - as documented there
+logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+
+_encode = JSONEncoder().encode
+
+
+@lru_cache(maxsize=2)
+def _second(moment: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(moment))
+
 
 class JSONFormatter(JsonFormatter):
     """Renders a record with the fields that `docs/operations.md` names."""
@@ -21,6 +40,25 @@ class JSONFormatter(JsonFormatter):
     def __init__(self, service: str) -> None:
         super().__init__()
         self._service = service
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Render a record; the access line, whose fields are known, on a shorter way to the same text."""
+        if record.name != _ACCESS:
+            return super().format(record)
+        line: dict[str, Any] = {
+            "timestamp": f"{_second(int(record.created))}.{int(record.msecs):03d}Z",
+            "level": record.levelname,
+            "logger": _ACCESS,
+            "message": record.getMessage()[:_LONGEST_TEXT],
+            "service": self._service,
+            "trace_id": get_trace_id(),
+        }
+        if (otel_trace_id := get_otel_trace_id()) is not None:
+            line["otel_trace_id"] = otel_trace_id
+        for name in _ACCESS_FIELDS:
+            value = getattr(record, name)
+            line[name] = value[:_LONGEST_TEXT] if isinstance(value, str) else value
+        return _encode(line)
 
     def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
         """Fill `log_data`: the fixed fields first, then whatever the caller gave as `extra`."""
@@ -43,6 +81,19 @@ class JSONFormatter(JsonFormatter):
                 log_data[name] = value[-_LONGEST_TEXT:] if name == "exc_info" else value[:_LONGEST_TEXT]
 
 
+class TextFormatter(logging.Formatter):
+    """Renders a record for the developer in front of a terminal."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-8s %(name)s: %(message)s%(details)s", "%H:%M:%S")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Add the time that a request took, and its trace id."""
+        parts = {"ms": getattr(record, "duration_ms", None), "trace_id": get_trace_id()}
+        record.details = "".join(f"  {name}={value}" for name, value in parts.items() if value is not None)
+        return super().format(record)
+
+
 class LineHandler(logging.StreamHandler[Any]):
     """Writes each record as one line in one write to the stdout of the moment."""
 
@@ -56,14 +107,16 @@ def log_config(settings: Settings) -> dict[str, Any]:
     gunicorn takes it as `logconfig_dict`; without gunicorn, `configure_logging` applies it. gunicorn's and
     uvicorn's loggers do not propagate, because uvicorn's worker class hands gunicorn's handlers to uvicorn's.
     `uvicorn.access` is silent: the access line is written by `app.core.middleware`, with the trace id.
+    With `ENVIRONMENT=development` on a terminal (`scripts/run --reload`) the lines are for people.
     """
+    readable = settings.environment == "development" and sys.stdout.isatty()
     server_logger = {"level": settings.log_level, "handlers": ["stdout"], "propagate": False}
     silent = {"level": "CRITICAL", "handlers": [], "propagate": False}
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {"json": {"()": JSONFormatter, "service": settings.service_name}},
-        "handlers": {"stdout": {"()": LineHandler, "formatter": "json"}},
+        "formatters": {"json": {"()": JSONFormatter, "service": settings.service_name}, "text": {"()": TextFormatter}},
+        "handlers": {"stdout": {"()": LineHandler, "formatter": "text" if readable else "json"}},
         "root": {"level": settings.log_level, "handlers": ["stdout"]},
         "loggers": {
             "gunicorn.error": server_logger,

@@ -8,7 +8,7 @@ import logging
 from functools import lru_cache
 from time import perf_counter
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -72,8 +72,11 @@ class _Exchange:
 
     def _start(self, message: Message) -> Message:
         self.status = message["status"]
+        if self.status < 400:
+            message["headers"] = [*message["headers"], (b"x-trace-id", self.trace_id.encode())]
+            return message
         headers = MutableHeaders(scope=message)
-        if self.status >= 400 and not headers.get("content-type", "").startswith("application/"):
+        if not headers.get("content-type", "").startswith("application/"):
             message, headers = self._enveloped(headers)
         headers["X-Trace-ID"] = self.trace_id
         return message
@@ -113,6 +116,19 @@ class _Exchange:
                 "client": self.client,
             }
             _access_log.log(level, "%s %s %d", self.method, self.path, status, extra=extra)
+
+
+async def _nowhere(_: Message) -> None:
+    """Send what the server has sent already."""
+
+
+def note_refusal(scope: Scope, routes: RouteTable, status: int) -> str:
+    """Count and log a request that is answered before it comes here, and return its trace id."""
+    exchange = _Exchange(scope, _nowhere, routes)
+    set_trace_id(exchange.trace_id)
+    exchange.status = status
+    exchange.finish()
+    return exchange.trace_id
 
 
 class RequestMiddleware:
@@ -207,8 +223,8 @@ class BodyLimitMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        declared = Headers(scope=scope).get("content-length", "0")
-        if declared.isdecimal() and int(declared) > self.max_body_bytes:
+        declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        if declared.isdigit() and int(declared) > self.max_body_bytes:
             # Without `Connection: close`: whoever sends first and reads then would meet a reset, not the answer.
             await response_for(scope, PayloadTooLarge())(scope, receive, send)
             return

@@ -62,6 +62,6 @@ class RouteTable:
     def refuses(self, method: str, path: str) -> bool:
         """Tell whether `path` is a concrete one that has no such method.
 
-        Without this, `GET /items/batch` would be taken for `GET /items/{item_id}`.
+        Without this, `GET /things/batch` would be taken for `GET /things/{thing_id}`.
         """
         return path in self.methods and method not in self.methods[path]

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from app.core.errors import InvalidInput, PayloadTooLarge, UnsupportedMediaType
+from app.core.errors import Conflict, InvalidInput, PayloadTooLarge, UnsupportedMediaType
+from app.core.idempotency import IdempotencyKeyInUse, IdempotencyKeyReused
 from app.core.json_body import MERGE_PATCH_JSON
 from app.core.openapi import also_accepts, errors, header, link
 from app.core.preconditions import IF_MATCH, IF_NONE_MATCH, PreconditionFailed
 from app.items.errors import ItemNotFound
-from app.items.idempotency import IdempotencyKeyInUse, IdempotencyKeyReused
 
 _ETAG = {"ETag": header("The entity tag: it changes whenever the item does", '"3"')}
 _REPLAYED = {"Idempotent-Replayed": header("Sent with a repeated answer", "true")}
@@ -47,6 +47,7 @@ PATCH_ITEM: Documentation = {
     "openapi_extra": also_accepts(MERGE_PATCH_JSON, "ItemPatch") | {"parameters": [IF_MATCH, IF_NONE_MATCH]},
 }
 DELETE_ITEM: Documentation = {
-    "responses": _CHANGE_ERRORS,
+    # A row of another feature that refers to the item keeps it.
+    "responses": _CHANGE_ERRORS | errors(Conflict),
     "openapi_extra": {"parameters": [IF_MATCH, IF_NONE_MATCH]},
 }

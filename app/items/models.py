@@ -1,11 +1,9 @@
-"""The tables."""
+"""The table."""
 
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, Identity, Index, LargeBinary, Numeric, Text, func, text
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import BigInteger, CheckConstraint, Identity, Index, Numeric, Text, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.types import DateTime
 
@@ -37,16 +35,3 @@ class Item(Base):
     updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     version: Mapped[int] = mapped_column(BigInteger, server_default=text("1"))
     """Grows with every change; the entity tag is made of it."""
-
-
-class IdempotencyKey(Base):
-    """What was answered to a create that carried an `Idempotency-Key` (`app/items/idempotency.py`)."""
-
-    __tablename__ = "idempotency_keys"
-    __table_args__ = (Index(None, "created_at"),)
-
-    key: Mapped[str] = mapped_column(Text(collation="C"), primary_key=True)
-    fingerprint: Mapped[bytes] = mapped_column(LargeBinary)
-    rows: Mapped[Any] = mapped_column(JSONB)
-    """The inserted rows as they were when they were answered."""
-    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())

@@ -10,18 +10,18 @@ from app.core import openapi
 from app.core.client import Downstream
 from app.core.config import Settings
 from app.core.errors import DownstreamError, DownstreamTimeout, NotFound
+from app.core.fields import MAX_ID, Id, IdText
 from app.items.errors import ItemNotFound
-from app.items.schemas import MAX_ID, ItemId
 
 router = APIRouter(prefix="/items", tags=["items"])
 
-Quantity = Annotated[int, Field(ge=0, le=2**63 - 1, examples=[12])]
+Quantity = Annotated[int, Field(ge=0, le=MAX_ID, examples=[12])]
 
 
 class Stock(BaseModel):
     """How many of an item there are."""
 
-    item_id: Annotated[int, Field(ge=1, le=MAX_ID, examples=[7])]
+    item_id: Id
     quantity: Quantity
 
 
@@ -46,7 +46,7 @@ async def _inventory(request: Request) -> Downstream:
 
 
 @router.get("/{item_id}/stock", responses=openapi.errors(ItemNotFound, NotFound, DownstreamError, DownstreamTimeout))
-async def get_stock(item_id: Annotated[ItemId, Path()], inventory: Annotated[Downstream, Depends(_inventory)]) -> Stock:
+async def get_stock(item_id: Annotated[IdText, Path()], inventory: Annotated[Downstream, Depends(_inventory)]) -> Stock:
     """Ask the inventory service how many of an item there are.
 
     Our own table is not asked: the two services share the ids, and an answer about stock should not depend on

@@ -1,14 +1,15 @@
 """SQL: the only place of this feature that has any. Where nothing stands in its way, a function is one statement."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import (
     ARRAY,
     BigInteger,
     Numeric,
     Row,
+    Select,
+    Table,
     Text,
     any_,
     bindparam,
@@ -16,74 +17,33 @@ from sqlalchemy import (
     delete,
     func,
     insert,
-    literal,
     select,
-    text,
     update,
 )
-from sqlalchemy.exc import IntegrityError, OperationalError
 
 from app.core.database import ReadConnection, WriteConnection
+from app.core.idempotency import Inserted, Once, insert_once, remember
+from app.core.paging import paged
 from app.core.preconditions import PreconditionFailed, Preconditions
 from app.items.errors import ItemNotFound
-from app.items.idempotency import IdempotencyKeyInUse, Once, forget_expired, remember, was_answered
 from app.items.models import Item
-from app.items.paging import paged
 from app.items.schemas import ItemCreate, ItemPatch, ItemQuery
 
 ItemRow = Row[Any]
-_columns = Item.__table__.c
+_table = cast("Table", Item.__table__)
+_columns = _table.c
 
 # Made once: to build a statement and its cache key costs more than to send it.
 _BY_IDS = select(*_columns).where(_columns.id == any_(bindparam("ids", type_=ARRAY(BigInteger))))
 
-_KEY_IS_THERE = "23505"
-_KEY_IS_LOCKED = "55P03"
 
-
-@dataclass(frozen=True)
-class Inserted:
-    """The new rows in the order that was asked for, or those of the first time."""
-
-    rows: Sequence[ItemRow]
-    replayed: bool = False
-
-
-def insert_items(connection: WriteConnection, items: Sequence[ItemCreate], once: Once | None) -> Inserted:
-    """Insert any number of items by one statement, all or none.
-
-    Raises
-    ------
-    IdempotencyKeyReused, IdempotencyKeyInUse
-        See `app.items.idempotency`.
-    """
-    while True:
-        try:
-            return Inserted(_insert(connection, items, once))
-        except (IntegrityError, OperationalError) as error:
-            state = getattr(error.orig, "pgcode", None)
-            if once is not None and state == _KEY_IS_LOCKED:
-                raise IdempotencyKeyInUse from error
-            if once is None or state != _KEY_IS_THERE:
-                raise
-        if was_answered(connection, once):
-            return Inserted(_first_rows(connection, once), replayed=True)
-        # The key expired, or was purged since: either way its place is free now.
-        forget_expired(connection, once)
-
-
-def insert_each(connection: WriteConnection, items: Sequence[ItemCreate]) -> Sequence[ItemRow]:
-    """Insert items that have nothing to do with each other, each answered in its place."""
-    return _insert(connection, items, None)
-
-
-def _insert(connection: WriteConnection, items: Sequence[ItemCreate], once: Once | None) -> Sequence[ItemRow]:
-    """Send the rows as three arrays: the statement's text is the same for one row and for a thousand."""
+def _inserting(*, once: bool) -> Select[Any]:
+    """Make the statement; with the rows as three arrays its text is the same for one row and for a thousand."""
     given = (
         func.unnest(
-            literal([item.name for item in items], ARRAY(Text)),
-            literal([item.price for item in items], ARRAY(Numeric)),
-            literal([item.description for item in items], ARRAY(Text)),
+            bindparam("names", type_=ARRAY(Text)),
+            bindparam("prices", type_=ARRAY(Numeric)),
+            bindparam("descriptions", type_=ARRAY(Text)),
         )
         .table_valued(column("name", Text), column("price", Numeric), column("description", Text), with_ordinality="n")
         .render_derived()
@@ -92,17 +52,31 @@ def _insert(connection: WriteConnection, items: Sequence[ItemCreate], once: Once
     source = select(given.c.name, given.c.price, given.c.description).order_by(given.c.n)
     new = insert(Item).from_select(["name", "price", "description"], source).returning(*_columns).cte("new")
     statement = select(new).order_by(new.c.id)
-    if once is not None:
-        statement = statement.add_cte(*remember(once, new))
-    return connection.execute(statement).all()
+    return statement.add_cte(*remember(new)) if once else statement
 
 
-def _first_rows(connection: ReadConnection, once: Once) -> Sequence[ItemRow]:
-    rows = text(
-        "SELECT item.* FROM idempotency_keys, jsonb_populate_recordset(NULL::items, idempotency_keys.rows) AS item"
-        " WHERE idempotency_keys.key = :key ORDER BY item.id"
-    )
-    return connection.execute(rows.columns(*_columns), {"key": once.key}).all()
+_INSERT, _INSERT_ONCE = _inserting(once=False), _inserting(once=True)
+
+
+def _arrays(items: Sequence[ItemCreate]) -> dict[str, Any]:
+    return {
+        "names": [item.name for item in items],
+        "prices": [item.price for item in items],
+        "descriptions": [item.description for item in items],
+    }
+
+
+def insert_items(connection: WriteConnection, items: Sequence[ItemCreate], once: Once | None) -> Inserted:
+    """Insert any number of items by one statement, all or none; with a key, once (see `insert_once`)."""
+    if once is None:
+        return Inserted(insert_each(connection, items))
+    values = {**_arrays(items), **once.parameters()}
+    return insert_once(connection, _table, once, lambda: connection.execute(_INSERT_ONCE, values).all())
+
+
+def insert_each(connection: WriteConnection, items: Sequence[ItemCreate]) -> Sequence[ItemRow]:
+    """Insert items that have nothing to do with each other, each answered in its place."""
+    return connection.execute(_INSERT, _arrays(items)).all()
 
 
 def get_items(connection: ReadConnection, item_ids: Sequence[int]) -> Sequence[ItemRow | None]:
@@ -128,7 +102,7 @@ def list_items(connection: ReadConnection, query: ItemQuery) -> Sequence[ItemRow
         statement = statement.where(_columns.price >= query.min_price)
     if query.max_price is not None:
         statement = statement.where(_columns.price <= query.max_price)
-    return connection.execute(paged(statement, query)).all()
+    return connection.execute(paged(statement, _columns, query)).all()
 
 
 def update_item(connection: WriteConnection, item_id: int, patch: ItemPatch, conditions: Preconditions) -> ItemRow:

@@ -10,6 +10,7 @@ import logging
 import re
 from collections import deque
 from http import HTTPStatus
+from typing import cast
 
 import httptools
 from starlette.types import Scope
@@ -17,7 +18,7 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from app.core.errors import error_response
-from app.core.lifecycle import REFUSED
+from app.core.lifecycle import REFUSED, lifecycle
 from app.core.tracing import set_trace_id, trace_id_of
 
 # The head of a request, all fields and the target; nginx and Node allow 32 and 16 KB.
@@ -39,7 +40,7 @@ _HOST = re.compile(rb"[A-Za-z0-9._~%!$&'()*+;=:\[\]-]*")
 # To refuse costs a part of what it costs to serve, so those who come again at once would in the end leave no time
 # for anything else. Their connections are not read until the server's next look, ten a second, and then at most so
 # many of them, in turn; what they send meanwhile waits in the kernel.
-_READ_AGAIN = 100
+_READ_AGAIN = 50
 _sent_away: deque["ServiceProtocol"] = deque()
 
 logger = logging.getLogger(__name__)
@@ -164,11 +165,36 @@ class ServiceProtocol(HttpToolsProtocol):
             raise RefusedError(400, "Malformed Host header field")
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        """As uvicorn's, which forgets the task."""
+        """Begin what has just come, or refuse it; uvicorn calls this at the end of a head."""
+        # In a copy of the context: the trace id must not stay in the one that later requests run in.
+        refusal = contextvars.copy_context().run(lifecycle.turn_away, cast("Scope", cycle.scope))
+        if refusal is None:
+            self._begin(cycle, app)
+        else:
+            self._turn_away(cycle, *refusal)
+
+    def _begin(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         task = self.loop.create_task(cycle.run_asgi(app))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
         self._running = cycle, task
+
+    def _turn_away(self, cycle: RequestResponseCycle, fields: list[tuple[bytes, bytes]], body: bytes) -> None:
+        """Answer in place of the app, in one write."""
+        fields = [*self.server_state.default_headers, *fields]
+        told = (b"connection", b"close") in fields
+        if not cycle.keep_alive and not told:
+            fields.append((b"connection", b"close"))
+        cycle.response_started = cycle.response_complete = True
+        self.server_state.total_requests += 1
+        self._free_at = self.loop.time()
+        head = b"".join(name + b": " + value + b"\r\n" for name, value in fields)
+        body = b"" if cycle.scope["method"] == "HEAD" else body
+        self.transport.write(STATUS_LINE[HTTPStatus.SERVICE_UNAVAILABLE] + head + b"\r\n" + body)
+        if told or not cycle.keep_alive:
+            self.transport.close()
+        else:
+            self._send_away()
 
     def on_response_complete(self) -> None:
         """Go on with the next request; as uvicorn's, without its keep-alive timer."""
@@ -178,8 +204,13 @@ class ServiceProtocol(HttpToolsProtocol):
         self._free_at = self.loop.time()
         self.flow.resume_reading()
         if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
-        elif self._running is not None and REFUSED in self._running[0].scope:
+            self._begin(*self.pipeline.pop())
+        elif self._running is not None and REFUSED in self._running[0].scope and not self._running[0].more_body:
+            self._send_away()
+
+    def _send_away(self) -> None:
+        """Read no more for a moment: whoever was refused is not to come back at once."""
+        if not self.flow.read_paused:
             self.flow.pause_reading()
             _sent_away.append(self)
 

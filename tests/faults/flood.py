@@ -2,7 +2,7 @@
 
     python -m tests.faults.flood PORT CLIENTS SECONDS
 
-Prints one JSON object: how many answers of each status after the first second, how many a second were good, and the
+Prints one JSON object: how many answers of each status after the first seconds, how many a second were good, and the
 99th percentile of their seconds.
 """
 
@@ -12,7 +12,7 @@ import sys
 import time
 from collections import Counter
 
-_WARM_UP = 1.0
+_WARM_UP = 6.0
 _CREATES = 4  # one request of so many is a create
 _READ = b"GET /items?limit=2 HTTP/1.1\r\nHost: x\r\n\r\n"
 _BODY = b'{"name": "flood", "price": 1}'

@@ -15,7 +15,7 @@ import sqlalchemy
 from starlette.testclient import TestClient
 
 from app.core.database import ReadConnection
-from app.items.paging import _digest
+from app.core.paging import _digest
 from app.items.schemas import ItemQuery
 from app.items.store import list_items
 from tests.conftest import SQL

@@ -16,7 +16,7 @@ from app.core.metrics import DOWNSTREAM_BREAKER
 _log = logging.getLogger(__name__)
 
 FAILURES_TO_OPEN = 5
-"""Calls that fail in a row, each after its retries: one bad item among good ones opens nothing."""
+"""Calls that fail in a row, each after its retries: one bad answer among good ones opens nothing."""
 COOL_DOWN = 5.0
 """Seconds for which an open breaker refuses every call."""
 

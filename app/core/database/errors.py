@@ -20,7 +20,8 @@ CANCELLED = "57014"
 REPEATABLE = frozenset({"40001", "40P01"})
 """Serialisation failure and deadlock: the whole unit of work may be run again."""
 
-_CONFLICT = frozenset({"23505"})
+# A foreign key (restricted or not), a unique one, an exclusion.
+_CONFLICT = frozenset({"23001", "23503", "23505", "23P01"})
 _INVALID = frozenset({"22001", "22003", "22021", "22P05", "23502", "23514"})
 # Also a database or a table that is not there (yet): the migration has not run.
 _UNAVAILABLE = frozenset({CANCELLED, "55P03", READ_ONLY, "3D000", "42P01"}) | REPEATABLE

@@ -1,0 +1,75 @@
+"""What the bodies and the queries of every feature are made of, as strict as the database is."""
+
+import re
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
+
+MAX_ID = 2**63 - 1
+"""The largest of PostgreSQL's `bigint`."""
+MAX_MONEY = Decimal("9999999999.99")
+"""The largest of `NUMERIC(12,2)`."""
+NO_NUL = r"^[^\x00]*$"
+"""A pattern for text of any kind: PostgreSQL's has no NUL."""
+
+
+def canonical_integer(value: object) -> object:
+    """Refuse what `int` would take from a path or a query: `+1`, `1_0`, ` 1`, `01`, other scripts' digits."""
+    if isinstance(value, str) and not re.fullmatch(r"-?(0|[1-9][0-9]{0,40})", value, re.ASCII):
+        raise ValueError("must be a whole number in decimal digits")
+    return value
+
+
+def _decimal_text(value: object) -> object:
+    if isinstance(value, str) and not re.fullmatch(r"-?[0-9]{1,40}(\.[0-9]{1,40})?", value, re.ASCII):
+        raise ValueError("must be a number in decimal digits")
+    return value
+
+
+def _json_number(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, int | Decimal):
+        raise ValueError("must be a JSON number")  # noqa: TRY004 - pydantic turns a ValueError into a 422
+    return value
+
+
+def _rfc3339(value: datetime) -> str:
+    return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+Id = Annotated[int, Field(ge=1, le=MAX_ID, examples=[7])]
+"""An id in a body."""
+# The bounds stand before the validator: behind it, the schema would call them `ge` and `le`.
+IdText = Annotated[Id, BeforeValidator(canonical_integer)]
+"""An id in a path or a query."""
+Money = Annotated[
+    Annotated[Decimal, Field(gt=0, max_digits=12, decimal_places=2, allow_inf_nan=False)],
+    BeforeValidator(_json_number),
+    # At most 12 digits: a double carries 15, so the shortest decimal text of the float is the price itself.
+    PlainSerializer(float, return_type=float),
+    WithJsonSchema(
+        {
+            "type": "number",
+            "exclusiveMinimum": 0,
+            "maximum": float(MAX_MONEY),
+            "multipleOf": 0.01,
+            "description": "Exact money: at most two decimals",
+            "examples": [19.99],
+        }
+    ),
+]
+"""A price in a body: a JSON number, exact."""
+MoneyBound = Annotated[
+    Decimal,
+    BeforeValidator(_decimal_text),
+    Field(ge=0, le=MAX_MONEY, decimal_places=2, allow_inf_nan=False),
+    WithJsonSchema({"type": "number", "minimum": 0, "maximum": float(MAX_MONEY), "multipleOf": 0.01}),
+]
+"""A bound of prices in a query."""
+Timestamp = Annotated[
+    datetime,
+    PlainSerializer(_rfc3339, return_type=str),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
+]
+"""A moment in an answer: RFC 3339, UTC."""

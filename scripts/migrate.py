@@ -1,0 +1,100 @@
+"""Makes migrations and runs them. `scripts/migrate` execs this."""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from alembic.config import Config
+from alembic.operations.ops import MigrationScript
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy.exc import SQLAlchemyError
+
+import postgres
+from alembic import command
+from lib.target import ROOT, database
+
+OFFLINE = "postgresql://offline/items"  # the settings want a URL, printing SQL needs no server
+
+
+def next_revision(revisions: Iterable[str]) -> str:
+    """Choose the number of a migration: `0003` after `0002`."""
+    numbers = [int(revision) for revision in revisions if revision.isdecimal()]
+    return f"{max(numbers, default=0) + 1:04}"
+
+
+def refuse_empty(_context: object, _revision: object, scripts: list[MigrationScript]) -> None:
+    """Write nothing where there is nothing to do."""
+    if all(script.upgrade_ops is None or script.upgrade_ops.is_empty() for script in scripts):
+        raise CommandError("the migrations make what the models say: there is nothing to write")
+
+
+def new(config: Config, message: str) -> None:
+    """Write a migration, by comparing the models with what the migrations make in a throw-away PostgreSQL."""
+    revisions = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        postgres.running(Path(folder) / "postgres", durable=False) as url,
+    ):
+        os.environ["DATABASE_URL"] = url
+        os.environ["LOG_LEVEL"] = "WARNING"
+        command.upgrade(config, "head")
+        script = command.revision(
+            config,
+            # A sentence, as the first line of the file's docstring.
+            message[:1].upper() + message[1:].rstrip(".") + ".",
+            autogenerate=True,
+            rev_id=next_revision(revisions),
+            process_revision_directives=refuse_empty,
+        )
+    file = Path(getattr(script, "path", ""))
+    for words in (["check", "--fix", "--quiet"], ["format", "--quiet"]):
+        subprocess.run([sys.executable, "-m", "ruff", *words, str(file)], check=False)
+    print(f"read it, and say in its docstring why it is safe online: {file.relative_to(ROOT)}")
+
+
+def run(verb: str, config: Config, revision: str | None) -> None:
+    """Go up or down."""
+    with database() as url:
+        os.environ["DATABASE_URL"] = url
+        if verb == "up":
+            command.upgrade(config, revision or "head")
+        else:
+            command.downgrade(config, revision or "-1")
+
+
+def main() -> int:
+    """Parse the arguments and do it."""
+    parser = argparse.ArgumentParser(prog="scripts/migrate", description="Makes migrations and runs them.")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("new", help="write what the models have and the migrations have not").add_argument("message")
+    verbs.add_parser("up", help="to the newest").add_argument("revision", nargs="?")
+    verbs.add_parser("down", help="one step back").add_argument("revision", nargs="?")
+    verbs.add_parser("sql", help="print the SQL").add_argument("range", nargs="?", default="head")
+    arguments = parser.parse_args()
+    os.chdir(ROOT)
+    sys.path.insert(0, str(ROOT))
+    config = Config("alembic.ini")
+    if arguments.verb == "new":
+        new(config, arguments.message)
+    elif arguments.verb == "sql":
+        os.environ.setdefault("DATABASE_URL", OFFLINE)
+        command.upgrade(config, arguments.range, sql=True)
+    else:
+        run(arguments.verb, config, arguments.revision)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (CommandError, postgres.PostgresError) as error:
+        sys.exit(f"migrate: {error}")
+    except SQLAlchemyError as error:
+        reason = re.split(r"\n", str(getattr(error, "orig", None) or error), maxsplit=1)[0]
+        sys.exit(f"migrate: the database said: {reason}")
