@@ -13,6 +13,8 @@ PAGE = ROOT / "docs" / "api.md"
 HOST = "localhost:8000"
 # What cannot be the same twice; the page itself says so.
 VARYING = {
+    # Python 3.13 has RFC 9110's name for it.
+    r"Unprocessable Entity": "Unprocessable Content",
     r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z": "<time>",
     r"(?m)^date: .*": "date: <date>",
     r'(?<=trace_id":")[0-9a-f]{32}|(?<=x-trace-id: )[0-9a-f]{32}': "<trace id>",

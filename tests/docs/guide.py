@@ -1,6 +1,7 @@
 """Reads `docs/add-a-resource.md` and follows it in a copy of the repository."""
 
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -41,7 +42,7 @@ def copy_repository(folder: Path) -> None:
         if source.is_file():
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(source.read_bytes())
+            shutil.copy(source, target)  # with its mode
 
 
 def run(folder: Path, *arguments: str) -> str:
