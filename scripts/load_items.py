@@ -156,7 +156,7 @@ class Bar:
         if not sys.stderr.isatty() or time.monotonic() - self._shown < _LOOKS:
             return
         self._shown = time.monotonic()
-        part = min(1.0, self._file.buffer.tell() / self._size)  # type: ignore[attr-defined]  # it is a TextIOWrapper
+        part = min(1.0, self._file.buffer.tell() / self._size)
         full = round(part * _BAR)
         sys.stderr.write(f"\r[{'#' * full}{'.' * (_BAR - full)}] {part:4.0%}  {self._report}\033[K")
         sys.stderr.flush()

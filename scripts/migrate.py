@@ -79,6 +79,7 @@ def main() -> int:
     arguments = parser.parse_args()
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
+    os.environ.setdefault("ENVIRONMENT", "development")  # readable on a terminal
     config = Config("alembic.ini")
     if arguments.verb == "new":
         new(config, arguments.message)

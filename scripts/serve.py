@@ -36,6 +36,7 @@ class Service:
 
     def __init__(self, watcher: Watcher | None = None) -> None:
         self.watcher = watcher
+        self.outdated = False  # what runs is older than the files
         self.patience = STOP_MARGIN  # seconds that a stop may take
         self.has_terminal = os.isatty(0)  # asked now: one that has hung up is none any more
         self.process: subprocess.Popen[bytes] | None = None
@@ -64,9 +65,11 @@ class Service:
         """Serve until gunicorn ends; return an exit code. Code that cannot be loaded gets another chance."""
         try:
             code = self.serve()
-            while self.watcher and code and not (self.deadline or self.failed.is_set()):
-                print("run: waiting for a change", file=sys.stderr)
-                self.watcher.wait()
+            while self.watcher and (self.outdated or code) and not (self.deadline or self.failed.is_set()):
+                if not self.outdated:
+                    print("run: waiting for a change", file=sys.stderr)
+                    self.watcher.wait()
+                self.outdated = False
                 code = self.serve()
         finally:
             self.ended.set()
@@ -80,7 +83,9 @@ class Service:
                 if self.deadline and time.monotonic() > self.deadline:
                     process.kill()
                 if self.watcher and self.watcher.changed():
-                    process.send_signal(signal.SIGHUP)
+                    # Not SIGHUP: beside code that cannot be loaded the old worker would wait for its successor.
+                    self.outdated = True
+                    process.terminate()
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(1)
         finally:
@@ -154,7 +159,12 @@ def check_settings() -> float:
 
 def develop() -> Watcher:
     """Choose what suits a developer, where the environment does not say otherwise."""
-    for name, value in (("ENVIRONMENT", "development"), ("WEB_CONCURRENCY", "1"), ("DRAIN_SECONDS", "0")):
+    for name, value in (
+        ("ENVIRONMENT", "development"),
+        ("WEB_CONCURRENCY", "1"),
+        ("DRAIN_SECONDS", "0"),
+        ("SHUTDOWN_TIMEOUT", "2"),
+    ):
         os.environ.setdefault(name, value)
     return Watcher(ROOT / "app")
 

@@ -34,15 +34,29 @@ def _json_number(value: object) -> object:
     return value
 
 
+def _json_integer(value: object) -> object:
+    """Take a whole JSON number, also `2.0` (JSON Schema, 6.1.1); bounded first, as `1e999999` is one, too."""
+    if isinstance(value, Decimal) and value.adjusted() < 20 and value == value.to_integral_value():
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError("must be a whole JSON number")  # noqa: TRY004 - pydantic turns a ValueError into a 422
+    return value
+
+
 def _rfc3339(value: datetime) -> str:
     return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
-Id = Annotated[int, Field(ge=1, le=MAX_ID, examples=[7])]
-"""An id in a body."""
+# Not `le=MAX_ID`: FastAPI makes a double of it, and only a power of two stays what it is.
+Id = Annotated[int, Field(ge=1, lt=MAX_ID + 1, examples=[7])]
+"""An id in an answer."""
 # The bounds stand before the validator: behind it, the schema would call them `ge` and `le`.
 IdText = Annotated[Id, BeforeValidator(canonical_integer)]
 """An id in a path or a query."""
+WholeNumber = BeforeValidator(_json_integer)
+"""For an `int` in a body: pydantic's own would take strings and booleans as well."""
+IdNumber = Annotated[Id, WholeNumber]
+"""An id in a body that a client sends."""
 Money = Annotated[
     Annotated[Decimal, Field(gt=0, max_digits=12, decimal_places=2, allow_inf_nan=False)],
     BeforeValidator(_json_number),

@@ -168,7 +168,8 @@ def _constraint_of(error: IntegrityError | OperationalError) -> str | None:
 def remember(rows: CTE) -> tuple[CTE, CTE]:
     """Make the parts (`add_cte`) of an inserting statement that store the key with `rows`, and purge old keys.
 
-    Its parameters are those of `Once.parameters`. The statement fails with 23505 on `pk_idempotency_keys` where the key is there, and then inserts nothing.
+    The statement takes `Once.parameters`. It fails with 23505 on `pk_idempotency_keys` where the key is there, and
+    then inserts nothing.
     """
     whole_rows = func.jsonb_agg(func.to_jsonb(rows.table_valued()))
     stored = insert(IdempotencyKey).from_select(

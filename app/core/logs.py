@@ -23,7 +23,7 @@ _ACCESS_FIELDS = ("method", "path", "status", "duration_ms", "client")
 
 # Nothing of ours names them, and to find them out costs as much as the rest of a record: the Logging HOWTO,
 # "Optimization".
-logging._srcfile = None  # type: ignore[attr-defined]  # noqa: SLF001 - as documented there
+logging._srcfile = None  # noqa: SLF001 - as documented there
 logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 _encode = JSONEncoder().encode

@@ -50,6 +50,7 @@ class Problem(BaseModel):
     errors: list[InputError] = Field(default_factory=list, description="With invalid input only")
 
 
+_BOUNDS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
 _REF = "#/components/schemas/{model}"
 _TRACE_HEADER = {"X-Trace-ID": {"$ref": "#/components/headers/X-Trace-ID"}}
 
@@ -120,9 +121,24 @@ def truthful(app: FastAPI) -> Callable[[], dict[str, Any]]:
             for operations in document["paths"].values():
                 for operation in operations.values():
                     _correct(operation)
+            app.openapi_schema = _with_whole_bounds(document)
         return app.openapi_schema or {}
 
     return openapi
+
+
+def _with_whole_bounds(part: Any) -> Any:  # noqa: ANN401 - any JSON value
+    """Write bounds as FastAPI was given them: it makes `9.223372036854776e+18` of 2**63, which is more than that."""
+    if isinstance(part, list):
+        return [_with_whole_bounds(member) for member in part]
+    if not isinstance(part, dict):
+        return part
+    return {
+        name: int(value)
+        if name in _BOUNDS and isinstance(value, float) and value.is_integer()
+        else _with_whole_bounds(value)
+        for name, value in part.items()
+    }
 
 
 def _correct(operation: dict[str, Any]) -> None:

@@ -1,0 +1,1 @@
+"""Measures the service and its peers side by side: `scripts/bench`, `docs/performance.md`."""

@@ -1,0 +1,50 @@
+"""The load: wrk, with `load.lua`."""
+
+import json
+import os
+import subprocess
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+_SCRIPT = Path(__file__).with_name("load.lua")
+_seeds = count(int.from_bytes(os.urandom(4)))
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is sent.
+
+    Attributes
+    ----------
+    workload
+        Its name in `load.lua`.
+    connections
+        How many send at the same time, each one request after the other.
+    """
+
+    workload: str
+    connections: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What wrk has seen; durations in microseconds, `failed` counts every answer of 400 or more, too."""
+
+    requests: int
+    duration: int
+    p50: int
+    p99: int
+    p999: int
+    max: int
+    failed: int
+
+
+def drive(url: str, load: Load, seconds: float, *, rows: int, cursor: str = "") -> Outcome:
+    """Send `load` for some seconds."""
+    words = ["wrk", "-t1", f"-c{load.connections}", f"-d{seconds:.0f}s", "--timeout", "20s", "-s", str(_SCRIPT), url]
+    variables = {"WORKLOAD": load.workload, "ROWS": str(rows), "CURSOR": cursor, "SEED": str(next(_seeds))}
+    result = subprocess.run(  # noqa: S603
+        words, check=True, capture_output=True, text=True, timeout=seconds + 60, env={**os.environ, **variables}
+    )
+    return Outcome(**json.loads(result.stdout.splitlines()[-1]))

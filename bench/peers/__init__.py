@@ -1,0 +1,1 @@
+"""The services that ours is measured against, written as people write them."""
