@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Path, Query, Request, Response
 
 from app.core import openapi
-from app.core.database import Database, Read, RepeatableWrite, Transaction, Write
+from app.core.database import Read, RepeatableWrite, Transaction, Write, database_of
 from app.core.errors import DatabaseError, InvalidInput
 from app.core.fields import IdText
 from app.core.idempotency import Inserted, Key, Once
@@ -25,12 +25,6 @@ router = APIRouter(
 PathId = Annotated[IdText, Path()]
 
 
-def _database(request: Request) -> Database:
-    """Find the database; as a dependency it would cost each of the busiest routes 20 us (docs/performance.md)."""
-    database: Database = request.app.state.database
-    return database
-
-
 def _answer(row: store.ItemRow, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     content = Item.of(row).model_dump_json()
     headers = {"ETag": entity_tag(row.version), "Content-Type": "application/json", **(headers or {})}
@@ -45,7 +39,7 @@ def _page(rows: Sequence[store.ItemRow]) -> list[Item]:
 @router.get("/{item_id}", response_model=Item, **documentation.GET_ITEM)
 async def get_item(request: Request, item_id: PathId) -> Response:
     """Read one item."""
-    row = await _database(request).read_together(store.get_items, item_id)
+    row = await database_of(request).read_together(store.get_items, item_id)
     if row is None:
         raise ItemNotFound(item_id)
     if Preconditions.of(request).not_modified(row.version):
@@ -58,9 +52,9 @@ async def create_item(request: Request, item: ItemCreate, key: Key) -> Response:
     """Create an item."""
     once = Once.of(key, "POST /items", item)
     if once is None:
-        inserted = Inserted([await _database(request).write_together(store.insert_each, item)])
+        inserted = Inserted([await database_of(request).write_together(store.insert_each, item)])
     else:
-        inserted = await _database(request).repeatable_write(store.insert_items, [item], once)
+        inserted = await database_of(request).repeatable_write(store.insert_items, [item], once)
     row = inserted.rows[0]
     return _answer(row, 201, {"Location": f"/items/{row.id}", **inserted.headers()})
 

@@ -7,6 +7,7 @@ from app.core.database.dependencies import (
     RepeatableWrite,
     Transaction,
     Write,
+    database_of,
 )
 from app.core.database.probe import Probe
 from app.core.database.sessions import Database, ReadConnection, WriteConnection
@@ -22,4 +23,5 @@ __all__ = [
     "Transaction",
     "Write",
     "WriteConnection",
+    "database_of",
 ]

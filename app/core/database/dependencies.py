@@ -7,33 +7,34 @@ from fastapi import Depends, Request
 from app.core.database.sessions import Database, ReadSession, ReadTogether, WriteSession, WriteTogether
 
 
-def _database(request: Request) -> Database:
+def database_of(request: Request) -> Database:
+    """Find the application's database, for a handler that is too busy for a dependency (about 22 us each)."""
     database: Database = request.app.state.database
     return database
 
 
 async def _read(request: Request) -> ReadSession:
-    return _database(request).read
+    return database_of(request).read
 
 
 async def _read_together(request: Request) -> ReadTogether:
-    return _database(request).read_together
+    return database_of(request).read_together
 
 
 async def _write(request: Request) -> WriteSession:
-    return _database(request).write
+    return database_of(request).write
 
 
 async def _write_together(request: Request) -> WriteTogether:
-    return _database(request).write_together
+    return database_of(request).write_together
 
 
 async def _repeatable_write(request: Request) -> WriteSession:
-    return _database(request).repeatable_write
+    return database_of(request).repeatable_write
 
 
 async def _transaction(request: Request) -> WriteSession:
-    return _database(request).transaction
+    return database_of(request).transaction
 
 
 Read = Annotated[ReadSession, Depends(_read)]
