@@ -175,16 +175,19 @@ def main() -> int:
         parser.error(f"there is no file {arguments.file}")
     if arguments.concurrency < 1:
         parser.error("--concurrency must be 1 or more")
+    ended = ""  # what is raised inside of `except*` comes out in a group on Python 3.11
     with refused.open("w", encoding="utf-8") as out:
         try:
             report = asyncio.run(load(arguments.file, arguments.url, arguments.concurrency, out))
         except* Away as errors:
-            sys.exit(
-                f"\nload-items: {arguments.url} does not take items ({errors.exceptions[0]}); see that it runs, and"
+            ended = (
+                f"{arguments.url} does not take items ({errors.exceptions[0]}); see that it runs, and"
                 " start this again: what was loaded is not loaded twice"
             )
         except* KeyboardInterrupt:
-            sys.exit("\nload-items: interrupted; start it again: what was loaded is not loaded twice")
+            ended = "interrupted; start it again: what was loaded is not loaded twice"
+    if ended:
+        sys.exit(f"\nload-items: {ended}")
     lead = "\r" if sys.stderr.isatty() else ""
     print(f"{lead}{report}\033[K" if lead else report, file=sys.stderr)
     if report.refused:
