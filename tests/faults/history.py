@@ -13,7 +13,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -127,6 +127,14 @@ class Client:
         if self._streams is not None:
             self._streams[1].close()
             self._streams = None
+
+
+@contextlib.asynccontextmanager
+async def clients_of(*urls: str) -> AsyncIterator[Callable[[], Client]]:
+    """Give out clients, and hang up for all of them in the end."""
+    with contextlib.ExitStack() as stack:
+        yield lambda: stack.enter_context(contextlib.closing(Client(urls)))
+    await asyncio.sleep(0)  # a transport closes when the loop comes by
 
 
 class History:

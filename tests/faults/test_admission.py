@@ -3,21 +3,22 @@
 import asyncio
 import json
 import time
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import httpx2
 import pytest
 
 from tests.faults.conftest import StartService
-from tests.faults.history import Client
+from tests.faults.history import Client, clients_of
 from tests.faults.postgresql import PostgreSQL
 from tests.support.cluster import connected, query
 from tests.support.errors import assert_error
 from tests.support.service import eventually
 
-# Clients here end with their event loop, without a farewell.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
+T = TypeVar("T")
+NewClient = Callable[[], Client]
 # As `app.main` has them at the default DB_POOL_SIZE.
 LIMIT = 256
 
@@ -36,13 +37,23 @@ class Stuck:
         self.url, self.database = url, database
 
 
+def play(scene: Callable[[NewClient], Awaitable[T]], url: str) -> T:
+    """Run a scene, and hang up for every client in it."""
+
+    async def whole() -> T:
+        async with clients_of(url) as new:
+            return await scene(new)
+
+    return asyncio.run(whole())
+
+
 def test_what_is_too_much_is_refused_at_once_and_probes_pass(stuck: Stuck) -> None:
-    async def scene() -> None:
+    async def scene(new: NewClient) -> None:
         with connected(stuck.database) as other, other.cursor() as cursor:
             cursor.execute("BEGIN; LOCK TABLE items IN ACCESS EXCLUSIVE MODE")
-            waiting = [asyncio.create_task(Client([stuck.url]).ask("GET", "/items/1")) for _ in range(LIMIT)]
+            waiting = [asyncio.create_task(new().ask("GET", "/items/1")) for _ in range(LIMIT)]
             await asyncio.sleep(1.5)
-            client = Client([stuck.url])
+            client = new()
             for method, path, body in (
                 ("GET", "/items/1", b""),
                 ("GET", "/items", b""),
@@ -56,16 +67,16 @@ def test_what_is_too_much_is_refused_at_once_and_probes_pass(stuck: Stuck) -> No
                 assert json.loads(answer.body)["detail"]["code"] == "OVERLOADED"
                 assert answer.seconds < 1.2, "the first at once, the next within the second that Retry-After asks for"
             for path in ("/health/live", "/health/ready", "/metrics"):
-                answer = await Client([stuck.url]).ask("GET", path)
+                answer = await new().ask("GET", path)
                 assert (answer.status, answer.seconds < 0.5) == (200, True)
             with ThreadPoolExecutor(1) as pool:
                 await asyncio.get_running_loop().run_in_executor(pool, _check_refusal, stuck.url)
             cursor.execute("ROLLBACK")
             answers = await asyncio.gather(*waiting)
             assert {answer.status for answer in answers} == {404}
-            assert (await Client([stuck.url]).ask("GET", "/items/1")).status == 404
+            assert (await new().ask("GET", "/items/1")).status == 404
 
-    asyncio.run(scene())
+    play(scene, stuck.url)
 
 
 def _check_refusal(url: str) -> None:
@@ -82,8 +93,7 @@ def _check_refusal(url: str) -> None:
 
 
 def test_nothing_is_done_for_a_client_that_has_gone_before_its_turn(stuck: Stuck, postgresql: PostgreSQL) -> None:
-    async def send_and_leave(number: int) -> None:
-        client = Client([stuck.url])
+    async def send_and_leave(client: Client, number: int) -> None:
         body = json.dumps({"name": f"gone{number}", "price": 1}).encode()
         # Alone (a batch waits for a connection) and together (a create waits for its statement).
         kind = ("/items/batch", b'{"items":[%s]}' % body) if number % 2 else ("/items", body)
@@ -92,19 +102,19 @@ def test_nothing_is_done_for_a_client_that_has_gone_before_its_turn(stuck: Stuck
         client.close()
         task.cancel()
 
-    async def scene() -> None:
+    async def scene(new: NewClient) -> None:
         with connected(stuck.database) as other, other.cursor() as cursor:
             cursor.execute("BEGIN; LOCK TABLE items IN ACCESS EXCLUSIVE MODE")
-            first = asyncio.create_task(Client([stuck.url]).ask("POST", "/items", b'{"name": "stays", "price": 1}'))
-            lists = [asyncio.create_task(Client([stuck.url]).ask("GET", "/items")) for _ in range(12)]
+            first = asyncio.create_task(new().ask("POST", "/items", b'{"name": "stays", "price": 1}'))
+            lists = [asyncio.create_task(new().ask("GET", "/items")) for _ in range(12)]
             await asyncio.sleep(0.5)
-            await asyncio.gather(*(send_and_leave(number) for number in range(40)))
+            await asyncio.gather(*(send_and_leave(new(), number) for number in range(40)))
             await asyncio.sleep(0.5)
             cursor.execute("ROLLBACK")
             assert (await first).status == 201
             assert {(await one).status for one in lists} == {200}
 
-    asyncio.run(scene())
+    play(scene, stuck.url)
     time.sleep(0.5)
     assert query(postgresql.url, "SELECT name FROM items") == [("stays",)]
     with httpx2.Client(base_url=stuck.url, trust_env=False) as client:
@@ -113,33 +123,33 @@ def test_nothing_is_done_for_a_client_that_has_gone_before_its_turn(stuck: Stuck
 
 
 def test_slow_bodies_take_no_place_from_others(stuck: Stuck) -> None:
-    async def scene() -> None:
+    async def scene(new: NewClient) -> None:
         head = b"POST /items HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
         streams = [await asyncio.open_connection("127.0.0.1", int(stuck.url.rpartition(":")[2])) for _ in range(300)]
         for _, writer in streams:
             writer.write(head)
         await asyncio.sleep(1)
-        answer = await Client([stuck.url]).ask("POST", "/items", b'{"name": "x", "price": 1}')
+        answer = await new().ask("POST", "/items", b'{"name": "x", "price": 1}')
         assert answer.status == 201
         for _, writer in streams:
             writer.close()
 
-    asyncio.run(scene())
+    play(scene, stuck.url)
 
 
 def test_two_thousand_requests_of_two_hundred_clients_see_no_5xx(database: str, start: StartService) -> None:
     service = start(database)
 
-    async def client(number: int) -> list[int]:
-        client, statuses = Client([service.url]), []
+    async def ask(client: Client, number: int) -> list[int]:
+        statuses = []
         for n in range(10):
             body = json.dumps({"name": f"c{number}n{n}", "price": 1}).encode()
             answer = await (client.ask("POST", "/items", body) if n % 2 else client.ask("GET", "/items?limit=5"))
             statuses.append(answer.status)
-        client.close()
         return statuses
 
-    async def scene() -> set[int]:
-        return {status for statuses in await asyncio.gather(*map(client, range(200))) for status in statuses}
+    async def scene(new: NewClient) -> set[int]:
+        answered = await asyncio.gather(*(ask(new(), number) for number in range(200)))
+        return {status for statuses in answered for status in statuses}
 
-    assert asyncio.run(scene()) == {200, 201}
+    assert play(scene, service.url) == {200, 201}

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.faults.conftest import Report, StartService
-from tests.faults.history import Client, Verdict
+from tests.faults.history import Verdict, clients_of
 from tests.support.service import ROOT
 
 # So many keep both workers busy; and ten times as many as that is by far, four times what they let in.
@@ -35,7 +35,8 @@ async def flood(port: int, clients: int) -> tuple[dict[str, Any], list[float], f
     probes: list[float] = []
     ramp, began = [0.0], time.monotonic()
     while not answer.done():
-        probe = await Client([f"http://127.0.0.1:{port}"]).ask("GET", "/health/live")
+        async with clients_of(f"http://127.0.0.1:{port}") as new:
+            probe = await new().ask("GET", "/health/live")
         assert probe.status == 200
         (probes if time.monotonic() - began > RAMP + probe.seconds else ramp).append(probe.seconds)
         await asyncio.sleep(0.1)
@@ -43,7 +44,6 @@ async def flood(port: int, clients: int) -> tuple[dict[str, Any], list[float], f
     return result, sorted(probes), max(ramp)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_ten_times_the_load_it_can_serve(database: str, start: StartService, report: Report) -> None:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = TOO_MANY + 500
