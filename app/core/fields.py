@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 MAX_ID = 2**63 - 1
 """The largest of PostgreSQL's `bigint`."""
@@ -43,8 +43,8 @@ def _json_integer(value: object) -> object:
     return value
 
 
-def _rfc3339(value: datetime) -> str:
-    return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+def _in_utc(value: datetime) -> datetime:
+    return value if value.tzinfo is UTC else value.astimezone(UTC)
 
 
 # Not `le=MAX_ID`: FastAPI makes a double of it, and only a power of two stays what it is.
@@ -81,9 +81,5 @@ MoneyBound = Annotated[
     WithJsonSchema({"type": "number", "minimum": 0, "maximum": float(MAX_MONEY), "multipleOf": 0.01}),
 ]
 """A bound of prices in a query."""
-Timestamp = Annotated[
-    datetime,
-    PlainSerializer(_rfc3339, return_type=str),
-    WithJsonSchema({"type": "string", "format": "date-time"}),
-]
-"""A moment in an answer: RFC 3339, UTC."""
+Timestamp = Annotated[datetime, AfterValidator(_in_utc)]
+"""A moment in an answer: RFC 3339, UTC; a session of PostgreSQL may have another time zone."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Any
 
-from fastapi import Depends, Header, Request
-from pydantic import BaseModel, StringConstraints
+from fastapi import Depends, Request
+from pydantic import BaseModel, StringConstraints, TypeAdapter, ValidationError
 from sqlalchemy import (
     CTE,
     Interval,
@@ -34,6 +34,7 @@ from app.core.database import ReadConnection, WriteConnection
 from app.core.errors import APIError, InvalidInput
 from app.core.metrics import IDEMPOTENT_REPLAYS
 from app.core.models import IdempotencyKey
+from app.core.openapi import header_parameter
 
 _LIFE = timedelta(hours=24)
 # A create brings one key and may take two away: the table shrinks while it is used, and nobody has to sweep it.
@@ -42,6 +43,16 @@ _PURGE = 2
 _KEY_IS_THERE = "23505"
 _KEY_CONSTRAINT = "pk_idempotency_keys"
 _KEY_IS_LOCKED = "55P03"
+
+_IN_HEADER = ["header", "Idempotency-Key"]
+_KEY = TypeAdapter(Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[\x21-\x7e]*$")])
+
+IDEMPOTENCY_KEY = header_parameter(
+    "Idempotency-Key",
+    "Makes a repeated request safe, for 24 hours",
+    **_KEY.json_schema(),
+    examples=["c1e8b5f0-order-17"],
+)
 
 _expired = IdempotencyKey.created_at < func.now() - literal(_LIFE, Interval)
 
@@ -102,24 +113,21 @@ class Inserted:
         return {"Idempotent-Replayed": "true"}
 
 
-async def _one_key(
-    request: Request,
-    idempotency_key: Annotated[
-        Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[\x21-\x7e]*$")] | None,
-        Header(
-            alias="Idempotency-Key",
-            description="Makes a repeated request safe, for 24 hours",
-            examples=["c1e8b5f0-order-17"],
-        ),
-    ] = None,
-) -> str | None:
-    if len(request.headers.getlist("idempotency-key")) > 1:
-        problem = {"loc": ["header", "idempotency-key"], "msg": "Must be sent once", "type": "duplicate"}
-        raise InvalidInput(errors=[problem])
-    return idempotency_key
+async def _one_key(request: Request) -> str | None:
+    given = [value.decode("latin-1") for name, value in request.scope["headers"] if name == b"idempotency-key"]
+    if not given:
+        return None
+    if len(given) > 1:
+        raise InvalidInput(errors=[{"loc": _IN_HEADER, "msg": "Must be sent once", "type": "duplicate"}])
+    try:
+        return _KEY.validate_python(given[0])
+    except ValidationError as error:
+        problems = [{"loc": _IN_HEADER, "msg": problem["msg"], "type": problem["type"]} for problem in error.errors()]
+        raise InvalidInput(errors=problems) from None
 
 
 Key = Annotated[str | None, Depends(_one_key)]
+"""The header's value, if it was sent. A route that takes it names `IDEMPOTENCY_KEY` among its parameters."""
 
 
 def insert_once(

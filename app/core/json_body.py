@@ -5,17 +5,16 @@ encodings than UTF-8. Numbers with a fraction become `Decimal`, so that money ke
 """
 
 import json
-from collections.abc import Callable, Coroutine
 from decimal import Decimal
 from typing import Any
 
-from fastapi import Request, Response
-from fastapi.routing import APIRoute
+from fastapi import Request
 
 from app.core.errors import UnsupportedMediaType
 
 JSON = "application/json"
 MERGE_PATCH_JSON = "application/merge-patch+json"
+_ACCEPTED = {"PATCH": (JSON, MERGE_PATCH_JSON)}
 
 
 def _refuse_constant(name: str) -> None:
@@ -48,29 +47,7 @@ def parse_json(body: bytes) -> Any:  # noqa: ANN401 - any JSON value
         raise json.JSONDecodeError("Invalid JSON", "", 0) from error
 
 
-class _JSONRequest(Request):
-    async def json(self) -> Any:  # noqa: ANN401 - any JSON value
-        return parse_json(await self.body())
-
-
-class JSONRoute(APIRoute):
-    """A route whose body is JSON: `application/json`, for PATCH also `application/merge-patch+json`."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Put the checks in front of FastAPI's own handler."""
-        handler = super().get_route_handler()
-        if self.body_field is None:
-            return handler
-        accepted = {JSON, MERGE_PATCH_JSON} if "PATCH" in (self.methods or ()) else {JSON}
-
-        async def strict_handler(request: Request) -> Response:
-            _require_media_type(request, accepted)
-            return await handler(_JSONRequest(request.scope, request.receive))
-
-        return strict_handler
-
-
-def _require_media_type(request: Request, accepted: set[str]) -> None:
+def require_media_type(request: Request) -> None:
     """Refuse another media type or a content coding (RFC 9110, section 15.5.16) before the body is read."""
     headers = request.headers
     if headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers:
@@ -78,8 +55,9 @@ def _require_media_type(request: Request, accepted: set[str]) -> None:
     # Of several fields we and a proxy might each take another one: joined, they are no media type.
     media_type = ",".join(headers.getlist("content-type")).partition(";")[0].strip().lower()
     codings = [coding.strip().lower() for coding in headers.getlist("content-encoding")]
+    accepted = _ACCEPTED.get(request.method, (JSON,))
     if media_type not in accepted or any(coding != "identity" for coding in codings):
-        names = " or ".join(sorted(accepted))
+        names = " or ".join(accepted)
         raise UnsupportedMediaType(
             f"The body must be {names}, not encoded", headers={"Accept": names.replace(" or", ",")}
         )

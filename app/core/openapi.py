@@ -60,10 +60,15 @@ def header(description: str, example: str) -> dict[str, Any]:
     return {"description": description, "schema": {"type": "string"}, "example": example}
 
 
-def header_parameter(name: str, description: str, example: str) -> dict[str, Any]:
-    """Describe a header field of a request that the handler reads itself, for `openapi_extra=` of a route."""
-    schema = {"type": "string", "examples": [example]}
-    return {"name": name, "in": "header", "required": False, "description": description, "schema": schema}
+def header_parameter(name: str, description: str, **schema: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON Schema's
+    """Describe a header field of a request that is not a parameter of the handler, for `openapi_extra=` of a route."""
+    return {
+        "name": name,
+        "in": "header",
+        "required": False,
+        "description": description,
+        "schema": {"type": "string", **schema},
+    }
 
 
 def link(operation: str, description: str, **parameters: str) -> dict[str, Any]:
@@ -97,17 +102,15 @@ def also_accepts(media_type: str, schema: str) -> dict[str, Any]:
     return {"requestBody": {"content": {media_type: {"schema": {"$ref": _REF.format(model=schema)}}}}}
 
 
-def operation_id(route: APIRoute) -> str:
-    """Name an operation as its handler is named, which is what client generators make a method of."""
-    return route.name
-
-
 def truthful(app: FastAPI) -> Callable[[], dict[str, Any]]:
     """Wrap `app.openapi`: add what FastAPI cannot know, and correct what it guesses."""
     original = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
+            for route in app.routes:
+                if isinstance(route, APIRoute):
+                    route.operation_id = route.name  # what client generators make a method of
             document = original()
             components = document.setdefault("components", {})
             schemas = components.setdefault("schemas", {})

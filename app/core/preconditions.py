@@ -15,9 +15,9 @@ _FIELDS = frozenset({b"if-match", b"if-none-match"})
 _ENTITY_TAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
 
 
-# Declared here and read by `Preconditions.of`: as parameters of a handler they would cost every request 35 us.
-IF_MATCH = header_parameter("If-Match", "Go on only if it is still this version", '"3"')
-IF_NONE_MATCH = header_parameter("If-None-Match", "Go on only if it is another version", '"3"')
+# Read by `Preconditions.of`: as parameters of a handler they would cost every request, with conditions or without.
+IF_MATCH = header_parameter("If-Match", "Go on only if it is still this version", examples=['"3"'])
+IF_NONE_MATCH = header_parameter("If-None-Match", "Go on only if it is another version", examples=['"3"'])
 
 
 class PreconditionFailed(APIError):

@@ -1,19 +1,18 @@
 """`/items`: typed input, one unit of work, one answer."""
 
-from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Path, Query, Request, Response
 
 from app.core import openapi
-from app.core.database import Read, RepeatableWrite, Transaction, Write, database_of
+from app.core.database import CoalescedRead, CoalescedWrite, Read, RepeatableWrite, Transaction, Write
 from app.core.errors import DatabaseError, InvalidInput
 from app.core.fields import IdText
 from app.core.idempotency import Inserted, Key, Once
-from app.core.json_body import JSONRoute
 from app.core.paging import link_to_next, split
 from app.core.preconditions import Preconditions, entity_tag
 from app.core.query import StrictQuery
+from app.core.route import JSONRoute
 from app.items import documentation, store
 from app.items.errors import ItemNotFound
 from app.items.schemas import Item, ItemBatch, ItemBatchCreate, ItemCreate, ItemPage, ItemPatch, ItemQuery
@@ -26,20 +25,15 @@ PathId = Annotated[IdText, Path()]
 
 
 def _answer(row: store.ItemRow, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    content = Item.of(row).model_dump_json()
-    headers = {"ETag": entity_tag(row.version), "Content-Type": "application/json", **(headers or {})}
-    return Response(content, status, headers)
-
-
-def _page(rows: Sequence[store.ItemRow]) -> list[Item]:
-    return [Item.of(row) for row in rows]
+    content = Item.model_validate(row).model_dump_json()
+    return Response(content, status, {"ETag": entity_tag(row.version), **(headers or {})}, "application/json")
 
 
 # The routes stand in the order in which they are asked for most: FastAPI tries one after the other.
 @router.get("/{item_id}", response_model=Item, **documentation.GET_ITEM)
-async def get_item(request: Request, item_id: PathId) -> Response:
+async def get_item(request: Request, item_id: PathId, read: CoalescedRead) -> Response:
     """Read one item."""
-    row = await database_of(request).read_together(store.get_items, item_id)
+    row = await read(store.get_items, item_id)
     if row is None:
         raise ItemNotFound(item_id)
     if Preconditions.of(request).not_modified(row.version):
@@ -48,13 +42,13 @@ async def get_item(request: Request, item_id: PathId) -> Response:
 
 
 @router.post("", status_code=201, response_model=Item, **documentation.CREATE_ITEM)
-async def create_item(request: Request, item: ItemCreate, key: Key) -> Response:
+async def create_item(item: ItemCreate, key: Key, write: CoalescedWrite, repeatable: RepeatableWrite) -> Response:
     """Create an item."""
     once = Once.of(key, "POST /items", item)
     if once is None:
-        inserted = Inserted([await database_of(request).write_together(store.insert_each, item)])
+        inserted = Inserted([await write(store.insert_each, item)])
     else:
-        inserted = await database_of(request).repeatable_write(store.insert_items, [item], once)
+        inserted = await repeatable(store.insert_items, [item], once)
     row = inserted.rows[0]
     return _answer(row, 201, {"Location": f"/items/{row.id}", **inserted.headers()})
 
@@ -64,7 +58,7 @@ async def create_items(batch: ItemBatchCreate, key: Key, write: Write, repeatabl
     """Create many items: all or none, in the order sent."""
     once = Once.of(key, "POST /items/batch", batch)
     inserted = await (repeatable if once else write)(store.insert_items, batch.items, once)
-    content = ItemBatch.model_construct(items=_page(inserted.rows)).model_dump_json()
+    content = ItemBatch.model_validate({"items": inserted.rows}).model_dump_json()
     return Response(content, 201, inserted.headers(), "application/json")
 
 
@@ -73,7 +67,7 @@ async def list_items(request: Request, query: Annotated[ItemQuery, Query()], rea
     """List items, a page at a time."""
     rows = await read(store.list_items, query)
     page, cursor = split(rows, query)
-    content = ItemPage.model_construct(items=_page(page), next_cursor=cursor).model_dump_json()
+    content = ItemPage.model_validate({"items": page, "next_cursor": cursor}).model_dump_json()
     return Response(content, headers=link_to_next(request, cursor), media_type="application/json")
 
 
@@ -92,8 +86,9 @@ async def patch_item(
 
 
 @router.delete("/{item_id}", status_code=204, response_class=Response, **documentation.DELETE_ITEM)
-async def delete_item(request: Request, item_id: PathId, write: Write, transaction: Transaction) -> None:
+async def delete_item(request: Request, item_id: PathId, write: Write, transaction: Transaction) -> Response:
     """Delete an item."""
     conditions = Preconditions.of(request)
     session = transaction if conditions else write
     await session(store.delete_item, item_id, conditions)
+    return Response(status_code=204)

@@ -1,9 +1,8 @@
 """What goes in and out: the bodies and the query of the items routes."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, with_config
-from sqlalchemy import Row
 from typing_extensions import TypedDict
 
 from app.core.fields import NO_NUL, Id, Money, MoneyBound, Timestamp
@@ -51,7 +50,9 @@ class ItemPatch(TypedDict, total=False):
 
 
 class Item(BaseModel):
-    """An item as clients see it."""
+    """An item as clients see it; made of a row."""
+
+    model_config = ConfigDict(from_attributes=True)
 
     id: Id
     name: Annotated[str, Field(examples=["Lamp"])]
@@ -59,18 +60,6 @@ class Item(BaseModel):
     description: str | None
     created_at: Timestamp
     updated_at: Timestamp
-
-    @classmethod
-    def of(cls, row: Row[Any]) -> "Item":
-        """Take a row as it is: the table's own constraints hold, no second validation."""
-        return cls.model_construct(
-            id=row.id,
-            name=row.name,
-            price=row.price,
-            description=row.description,
-            created_at=row.created_at,
-            updated_at=row.updated_at,
-        )
 
 
 class ItemBatchCreate(BaseModel):

@@ -7,7 +7,6 @@ from app.core.database.dependencies import (
     RepeatableWrite,
     Transaction,
     Write,
-    database_of,
 )
 from app.core.database.probe import Probe
 from app.core.database.sessions import Database, ReadConnection, WriteConnection
@@ -23,5 +22,4 @@ __all__ = [
     "Transaction",
     "Write",
     "WriteConnection",
-    "database_of",
 ]

@@ -7,34 +7,33 @@ from fastapi import Depends, Request
 from app.core.database.sessions import Database, ReadSession, ReadTogether, WriteSession, WriteTogether
 
 
-def database_of(request: Request) -> Database:
-    """Find the application's database, for a handler that is too busy for a dependency (about 22 us each)."""
+def _database(request: Request) -> Database:
     database: Database = request.app.state.database
     return database
 
 
 async def _read(request: Request) -> ReadSession:
-    return database_of(request).read
+    return _database(request).read
 
 
 async def _read_together(request: Request) -> ReadTogether:
-    return database_of(request).read_together
+    return _database(request).read_together
 
 
 async def _write(request: Request) -> WriteSession:
-    return database_of(request).write
+    return _database(request).write
 
 
 async def _write_together(request: Request) -> WriteTogether:
-    return database_of(request).write_together
+    return _database(request).write_together
 
 
 async def _repeatable_write(request: Request) -> WriteSession:
-    return database_of(request).repeatable_write
+    return _database(request).repeatable_write
 
 
 async def _transaction(request: Request) -> WriteSession:
-    return database_of(request).transaction
+    return _database(request).transaction
 
 
 Read = Annotated[ReadSession, Depends(_read)]
