@@ -55,7 +55,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.inventory = stock.inventory_of(settings, app.state.downstream)
     if app.state.telemetry is not None:
         app.state.telemetry.start(app.state.downstream)
-    async with watched(app.state.probe, app.state.database.threads_busy):
+    async with watched(app.state.probe):
         yield
     if app.state.telemetry is not None:
         await app.state.telemetry.stop()

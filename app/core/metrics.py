@@ -88,9 +88,7 @@ SERVICE_READY = Gauge(
 )
 WORKERS = Gauge("workers", "Workers that serve.", multiprocess_mode="livesum")
 WORKER_STARTS = Counter("worker_starts", "Workers that began to serve: the first ones, and each that replaced another.")
-THREADS_BUSY = Gauge(
-    "threads_busy", "Threads that are at work, of all workers, by their pool.", ["pool"], multiprocess_mode="livesum"
-)
+THREADS_BUSY = Gauge("threads_busy", "Threads of anyio that are at work, of all workers.", multiprocess_mode="livesum")
 EVENT_LOOP_LAG = Gauge(
     "event_loop_lag_seconds",
     "Seconds by which the worker's last timer was late; of all workers the highest.",

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from itertools import count
 from pathlib import Path
 
@@ -33,19 +33,17 @@ _PROC = Path("/proc/self")
 
 
 @contextlib.asynccontextmanager
-async def watched(probe: Probe, database_threads: Callable[[], int]) -> AsyncIterator[None]:
+async def watched(probe: Probe) -> AsyncIterator[None]:
     """Watch this process as long as the block runs.
 
     Parameters
     ----------
     probe
         Whether the database is there.
-    database_threads
-        How many threads run SQL.
     """
     WORKER_STARTS.inc()
     WORKERS.set(1)
-    task = asyncio.create_task(_watch(probe, database_threads))
+    task = asyncio.create_task(_watch(probe))
     try:
         yield
     finally:
@@ -55,8 +53,7 @@ async def watched(probe: Probe, database_threads: Callable[[], int]) -> AsyncIte
             await task
 
 
-async def _watch(probe: Probe, database_threads: Callable[[], int]) -> None:
-    anyio_busy, database_busy = THREADS_BUSY.labels("anyio"), THREADS_BUSY.labels("database")
+async def _watch(probe: Probe) -> None:
     limiter = current_default_thread_limiter()
     cpu, answers = 0.0, False
     for look in count():
@@ -64,8 +61,7 @@ async def _watch(probe: Probe, database_threads: Callable[[], int]) -> None:
             answers = await probe.answers()
             DB_UP.set(answers)
         SERVICE_READY.set(answers and not lifecycle.draining)
-        anyio_busy.set(limiter.borrowed_tokens)
-        database_busy.set(database_threads())
+        THREADS_BUSY.set(limiter.borrowed_tokens)
         PROCESS_CPU.inc(max(0.0, time.process_time() - cpu))
         cpu = time.process_time()
         _look_at_process()

@@ -4,6 +4,7 @@ Without this each request would wait for its own connection to a dead host, and 
 all of them together.
 """
 
+import contextlib
 import threading
 import time
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import psycopg2
 from psycopg2.extensions import connection as PsycopgConnection  # noqa: N812 - it is a class
 from psycopg2.extensions import parse_dsn
+
+from app.core.database.driver import ConnectTimeout, connect
 
 _PAUSE = 0.02
 """Seconds between two tries while the server is away: PostgreSQL forks a process even to say that it is starting."""
@@ -21,16 +24,15 @@ _STUCK = 0.5
 
 
 class Connector:
-    """What a pool calls for a new connection, in any of its threads.
+    """Makes a new connection, in a thread.
 
-    libpq tries the hosts of a URL in their order, each for its `connect_timeout`, and a dead one before the living
-    would cost every connection that long. So the order turns with each try while nobody answers, and stays where
-    one has succeeded.
+    libpq tries the hosts of a URL in their order, and one that swallows everything would take the time of all. So the
+    order turns where that happens, and with each try while nobody answers, and stays where one has succeeded.
 
     Parameters
     ----------
     arguments
-        Those of `psycopg2.connect`.
+        Those of `connect`.
     most
         How many threads may try at the same time while the server is away.
     """
@@ -75,15 +77,22 @@ class Connector:
             self._changed.wait(_PAUSE)
 
     def _connect(self, order: int) -> PsycopgConnection:
-        arguments = {**self._arguments, **self._orders[order % len(self._orders)]}
         try:
-            connection: PsycopgConnection = psycopg2.connect(**arguments)
+            connection, order = self._try_each(order)
         except psycopg2.OperationalError:
             self._failures += 1
             self._away = True
             raise
         self._away, self._order = False, order
         return connection
+
+    def _try_each(self, order: int) -> tuple[PsycopgConnection, int]:
+        """Connect, where a host does not answer at all beginning with the next one; return what led to success."""
+        for turn in range(order, order + len(self._orders) - 1):
+            with contextlib.suppress(ConnectTimeout):
+                return connect({**self._arguments, **self._orders[turn % len(self._orders)]}), turn
+        last = order + len(self._orders) - 1
+        return connect({**self._arguments, **self._orders[last % len(self._orders)]}), last
 
 
 def _orders(url: str) -> list[dict[str, str]]:

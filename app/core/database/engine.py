@@ -14,9 +14,10 @@ from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.exc import DisconnectionError
 
 from app.core.config import Settings
+from app.core.database.driver import DRIVER, wait_on_loop
 from app.core.database.slow import log_slow_statements
 
-# Seconds, a host: libpq tries each host of the URL in turn.
+# Seconds, for all hosts of a URL together; `Connector` then tries them in another order.
 _CONNECT_TIMEOUT = 3
 # Linux alone tells the end of a stream from other input.
 _INPUT_OR_END: int = select.POLLIN | getattr(select, "POLLRDHUP", 0)
@@ -54,20 +55,21 @@ def connect_arguments(settings: Settings, database_url: SecretStr | None = None)
 
 
 def connect(settings: Settings) -> PsycopgConnection:
-    """Open one connection."""
+    """Open one connection, for a script."""
     connection: PsycopgConnection = psycopg2.connect(**connect_arguments(settings))
     return connection
 
 
 def create_pooled_engine(settings: Settings, creator: Callable[[], PsycopgConnection]) -> Engine:
-    """Create the engine; `creator` makes its connections when they are first used, so call this after the fork.
+    """Create the engine, to be used in `greenlet_spawn`, after the fork; `creator` makes its connections.
 
     Its connections are in AUTOCOMMIT, where a single statement needs no BEGIN and no COMMIT (psycopg2 would send
     both), and stay there between uses: changing to and fro was a third of the CPU time of a read. Whoever wants a
     transaction takes `execution_options(isolation_level="READ COMMITTED")`.
     """
+    wait_on_loop()
     engine = create_engine(
-        "postgresql+psycopg2://",
+        f"{DRIVER}://",
         creator=creator,
         pool_size=settings.db_pool_size,
         max_overflow=0,

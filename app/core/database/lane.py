@@ -1,4 +1,4 @@
-"""The way to one server: its pooled connections, a thread for each, and the queue in front of them."""
+"""The way to one server: its pooled connections, and the queue in front of them."""
 
 import asyncio
 import random
@@ -6,14 +6,13 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from contextvars import copy_context
-from functools import partial
 from typing import TypeVar
 
 from psycopg2.extensions import connection as PsycopgConnection  # noqa: N812 - it is a class
 from pydantic import SecretStr
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.util.concurrency import await_, greenlet_spawn
 
 from app.core.config import Settings
 from app.core.database.connector import Connector
@@ -49,7 +48,7 @@ class Lane:
     alone, transaction
         Begin a unit of one statement, which commits by itself, or of several, committed together.
     busy
-        How many threads are at work.
+        How many units are at work.
     """
 
     def __init__(self, settings: Settings, url: SecretStr, report: Callable[[], None]) -> None:
@@ -61,14 +60,15 @@ class Lane:
         self._watch.listen(self._engine)
         self.alone: Begin = self._engine.connect
         self.transaction: Begin = self._engine.execution_options(isolation_level="READ COMMITTED").begin
-        self._threads = ThreadPoolExecutor(settings.db_pool_size, thread_name_prefix="database")
+        self._threads = ThreadPoolExecutor(settings.db_pool_size, thread_name_prefix="connect")
         self._slots = asyncio.Semaphore(settings.db_pool_size)
         self._pool_timeout = settings.db_pool_timeout
         self._report = report
         self.busy = 0
 
     def _connect(self) -> PsycopgConnection:
-        connection = self._connector()
+        # In a thread: to resolve a name, and to prove a password, takes a while.
+        connection = await_(asyncio.get_running_loop().run_in_executor(self._threads, self._connector))
         self._watch.begin(connection)  # SQLAlchemy has questions of its own for its first one
         return connection
 
@@ -79,14 +79,14 @@ class Lane:
         return resting
 
     async def run(self, begin: Begin, work: Callable[[Connection], T], *, repeat_if_lost: bool) -> T:
-        """Wait for a connection's turn, then work in a thread. What has begun ends, also when nobody waits for it."""
+        """Wait for a connection's turn, then work. What has begun ends, also when nobody waits for it."""
         await self._turn()
         self._took(+1)
-        unit = partial(copy_context().run, self._work, begin, work, repeat_if_lost=repeat_if_lost)
-        future = asyncio.get_running_loop().run_in_executor(self._threads, unit)
-        future.add_done_callback(self._release)
+        unit = greenlet_spawn(self._work, begin, work, repeat_if_lost=repeat_if_lost)
+        task = asyncio.get_running_loop().create_task(unit)
+        task.add_done_callback(self._release)
         try:
-            return await asyncio.shield(future)
+            return await asyncio.shield(task)
         except SQLAlchemyError as error:
             if sqlstate_of(error) == READ_ONLY:
                 # After a failover the old connections lead to what is now a standby.
@@ -94,7 +94,7 @@ class Lane:
             raise typed_error(error) from error
 
     async def _turn(self) -> None:
-        """Wait until a thread and a connection are free; whoever is cancelled meanwhile never had a turn."""
+        """Wait until a connection is free; whoever is cancelled meanwhile never had a turn."""
         asked = time.perf_counter()
         try:
             with DB_POOL_WAITING.track_inprogress() if self._slots.locked() else nullcontext():
@@ -105,7 +105,7 @@ class Lane:
         DB_POOL_WAIT.observe(time.perf_counter() - asked)
 
     def _work(self, begin: Begin, work: Callable[[Connection], T], *, repeat_if_lost: bool) -> T:
-        """Do a unit of work, in a thread; what PostgreSQL rolled back for the sake of another is done again."""
+        """Do a unit of work; what PostgreSQL rolled back for the sake of another is done again."""
         started = time.monotonic()
         for remaining in reversed(range(_TRIES)):
             try:
@@ -118,19 +118,21 @@ class Lane:
                 if late or not remaining or not (lost or sqlstate_of(error) in REPEATABLE):
                     raise
                 repeat_if_lost = repeat_if_lost and not lost
-            time.sleep(random.uniform(0.0, 0.05))  # noqa: S311 - jitter, so that two do not meet again
+            await_(asyncio.sleep(random.uniform(0.0, 0.05)))  # noqa: S311 - jitter, so that two do not meet again
         raise AssertionError("unreachable")
 
-    def _release(self, _: "asyncio.Future[T]") -> None:
+    def _release(self, unit: "asyncio.Task[T]") -> None:
         self._slots.release()
         self._took(-1)
+        if not unit.cancelled():
+            unit.exception()  # nobody may be there any more to hear of it
 
     def _took(self, change: int) -> None:
         self.busy += change
         self._report()
 
     def look(self) -> None:
-        """Free the threads that wait for a server that hangs; call this every now and then."""
+        """Free the units that wait for a server that hangs; call this every now and then."""
         self._watch.cut_late()
 
     def dispose(self) -> None:

@@ -185,12 +185,8 @@ class Database:
                 coalescer.give_up(self._pool_timeout, DatabaseError("No database connection came free in time"))
 
     def _report(self) -> None:
-        _in_use.set(self.threads_busy())
+        _in_use.set(sum(lane.busy for lane in self._lanes))
         _idle.set(sum(lane.idle for lane in self._lanes))
-
-    def threads_busy(self) -> int:
-        """Count the threads that run SQL."""
-        return sum(lane.busy for lane in self._lanes)
 
     def dispose(self) -> None:
         """Close the idle connections; those in use are closed when their work ends."""

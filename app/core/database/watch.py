@@ -8,7 +8,6 @@ import contextlib
 import logging
 import os
 import socket
-import threading
 import time
 
 import psycopg2
@@ -19,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 
 def cut(connection: PsycopgConnection) -> None:
-    """Wake the thread that waits for a server that does not answer: end its socket, not the thread."""
+    """Wake whoever waits for a server that does not answer, by the end of the socket."""
     with contextlib.suppress(psycopg2.Error, OSError), socket.socket(fileno=os.dup(connection.fileno())) as copy:
         # psycopg2 says so before it gives the descriptor back: unless it does, ours is a copy of the right one.
         if not connection.closed:
@@ -38,7 +37,6 @@ class Watch:
     def __init__(self, bound: float) -> None:
         self._bound = bound
         self._since: dict[PsycopgConnection, float] = {}
-        self._lock = threading.Lock()
 
     def listen(self, engine: Engine) -> None:
         """Hear of every connection of `engine` that is taken, given back or closed."""
@@ -51,19 +49,14 @@ class Watch:
         self._since[connection] = time.monotonic()
 
     def _end(self, connection: PsycopgConnection | None, *_: object) -> None:
-        # The lock: a connection that has just come back must not be cut for its next user.
-        with self._lock:
-            if connection is not None:
-                self._since.pop(connection, None)
+        if connection is not None:
+            self._since.pop(connection, None)
 
     def cut_late(self) -> None:
-        """End what has lasted too long; the thread behind it gets a connection error."""
+        """End what has lasted too long; the unit behind it gets a connection error."""
         before = time.monotonic() - self._bound
         for connection, since in self._since.copy().items():
-            if since > before:
-                continue
-            with self._lock:
-                if self._since.get(connection) == since:
-                    del self._since[connection]
-                    _log.warning("the database has not answered for %.1f s: the connection is cut", self._bound)
-                    cut(connection)
+            if since <= before:
+                del self._since[connection]
+                _log.warning("the database has not answered for %.1f s: the connection is cut", self._bound)
+                cut(connection)

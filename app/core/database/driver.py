@@ -1,0 +1,108 @@
+"""psycopg2 on the event loop, under SQLAlchemy's own bridge from `async` to plain code.
+
+psycopg2 calls back wherever it would wait for the server ("Support for coroutine libraries" in its manual). Inside of
+`greenlet_spawn`, which SQLAlchemy's asyncio extension is made of, that wait becomes an `await`: other requests go on
+meanwhile, in the same thread. Elsewhere, in a thread that connects or in a script, it is an ordinary wait. With a
+thread a connection instead, a read cost a quarter more CPU time: the interpreter's lock goes from core to core with
+each statement (docs/performance.md).
+"""
+
+import asyncio
+import select
+import threading
+import time
+from typing import Any
+
+import psycopg2
+from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE, set_wait_callback
+from psycopg2.extensions import connection as PsycopgConnection  # noqa: N812 - it is a class
+from sqlalchemy import URL, Pool
+from sqlalchemy.dialects import registry
+from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
+from sqlalchemy.pool import AsyncAdaptedQueuePool
+from sqlalchemy.util.concurrency import await_, in_greenlet
+
+DRIVER = "postgresql+psycopg2_on_loop"
+
+_EVENTS = {POLL_READ: select.POLLIN, POLL_WRITE: select.POLLOUT}
+_connecting = threading.local()
+
+
+class LoopDialect(PGDialect_psycopg2):
+    """SQLAlchemy's dialect for psycopg2, which may be called from the event loop."""
+
+    is_async = True
+    supports_statement_cache = True
+
+    @classmethod
+    def get_pool_class(cls, url: URL) -> type[Pool]:  # noqa: ARG003 - as SQLAlchemy declares it
+        """Choose the pool whose locks let the loop go on."""
+        return AsyncAdaptedQueuePool
+
+
+class ConnectTimeout(psycopg2.OperationalError):
+    """No host answered in time."""
+
+
+def connect(arguments: dict[str, Any]) -> PsycopgConnection:
+    """Open a connection, in a thread: libpq resolves names without letting go.
+
+    Parameters
+    ----------
+    arguments
+        Those of `psycopg2.connect`. `connect_timeout` is for all hosts together, and kept by us: libpq leaves it to
+        those who wait themselves (PostgreSQL manual, 34.1.1, `PQconnectPoll`).
+
+    Raises
+    ------
+    psycopg2.OperationalError
+        No server took the connection; `ConnectTimeout` where one did not answer.
+    """
+    _connecting.until = time.monotonic() + arguments["connect_timeout"]
+    try:
+        connection: PsycopgConnection = psycopg2.connect(**arguments)
+    finally:
+        _connecting.until = None
+    return connection
+
+
+def _wait(connection: PsycopgConnection) -> None:
+    """Wait until the server has answered; psycopg2 calls this."""
+    on_loop = in_greenlet()
+    while (state := connection.poll()) != POLL_OK:
+        if on_loop:
+            await_(_ready(connection.fileno(), state))
+        else:
+            _wait_in_thread(connection.fileno(), state)
+
+
+async def _ready(descriptor: int, state: int) -> None:
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[None] = loop.create_future()
+    add, remove = (loop.add_reader, loop.remove_reader) if state == POLL_READ else (loop.add_writer, loop.remove_writer)
+    add(descriptor, _resolve, future)
+    try:
+        await future
+    finally:
+        remove(descriptor)
+
+
+def _resolve(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _wait_in_thread(descriptor: int, state: int) -> None:
+    until: float | None = getattr(_connecting, "until", None)
+    poll = select.poll()
+    poll.register(descriptor, _EVENTS[state])
+    if not poll.poll(None if until is None else max(0.0, until - time.monotonic()) * 1000):
+        raise ConnectTimeout("timeout expired")
+
+
+def wait_on_loop() -> None:
+    """Have psycopg2 call us, in this whole process; it then knows no COPY, and no large objects."""
+    set_wait_callback(_wait)
+
+
+registry.register(DRIVER.replace("+", "."), __name__, LoopDialect.__name__)
