@@ -34,7 +34,7 @@ from app.core.database import ReadConnection, WriteConnection
 from app.core.errors import APIError, InvalidInput
 from app.core.metrics import IDEMPOTENT_REPLAYS
 from app.core.models import IdempotencyKey
-from app.core.openapi import header_parameter
+from app.core.openapi import documented, header_parameter
 
 _LIFE = timedelta(hours=24)
 # A create brings one key and may take two away: the table shrinks while it is used, and nobody has to sweep it.
@@ -46,8 +46,7 @@ _KEY_IS_LOCKED = "55P03"
 
 _IN_HEADER = ["header", "Idempotency-Key"]
 _KEY = TypeAdapter(Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[\x21-\x7e]*$")])
-
-IDEMPOTENCY_KEY = header_parameter(
+_PARAMETER = header_parameter(
     "Idempotency-Key",
     "Makes a repeated request safe, for 24 hours",
     **_KEY.json_schema(),
@@ -113,6 +112,7 @@ class Inserted:
         return {"Idempotent-Replayed": "true"}
 
 
+@documented(_PARAMETER)
 async def _one_key(request: Request) -> str | None:
     given = [value.decode("latin-1") for name, value in request.scope["headers"] if name == b"idempotency-key"]
     if not given:
@@ -127,7 +127,7 @@ async def _one_key(request: Request) -> str | None:
 
 
 Key = Annotated[str | None, Depends(_one_key)]
-"""The header's value, if it was sent. A route that takes it names `IDEMPOTENCY_KEY` among its parameters."""
+"""The header's value, if it was sent."""
 
 
 def insert_once(

@@ -2,7 +2,7 @@
 
 import http
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
@@ -50,6 +50,8 @@ class Problem(BaseModel):
     errors: list[InputError] = Field(default_factory=list, description="With invalid input only")
 
 
+_Service = TypeVar("_Service", bound=Callable[..., Any])
+
 _BOUNDS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
 _REF = "#/components/schemas/{model}"
 _TRACE_HEADER = {"X-Trace-ID": {"$ref": "#/components/headers/X-Trace-ID"}}
@@ -69,6 +71,16 @@ def header_parameter(name: str, description: str, **schema: Any) -> dict[str, An
         "description": description,
         "schema": {"type": "string", **schema},
     }
+
+
+def documented(parameter: dict[str, Any]) -> Callable[[_Service], _Service]:
+    """Have a dependency that reads a parameter itself bring its description to every `JSONRoute` that takes it."""
+
+    def mark(service: _Service) -> _Service:
+        service.openapi_parameter = parameter  # type: ignore[attr-defined]
+        return service
+
+    return mark
 
 
 def link(operation: str, description: str, **parameters: str) -> dict[str, Any]:

@@ -36,12 +36,19 @@ class JSONRoute(APIRoute):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - FastAPI's own
         super().__init__(*args, **kwargs)
+        self._describe_services()
         if _is_plain(self.dependant):
             self.app = self._serve
             self._services: list[tuple[str | None, _Service]] = [
                 (part.name, part.call)  # type: ignore[misc]  # `_is_service` has looked
                 for part in self.dependant.dependencies
             ]
+
+    def _describe_services(self) -> None:
+        described = [getattr(part.call, "openapi_parameter", None) for part in self.dependant.dependencies]
+        if parameters := [parameter for parameter in described if parameter is not None]:
+            extra = self.openapi_extra or {}
+            self.openapi_extra = {**extra, "parameters": [*extra.get("parameters", ()), *parameters]}
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Put the checks of the body in front of FastAPI's own handler."""

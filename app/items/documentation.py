@@ -3,7 +3,7 @@
 from typing import Any
 
 from app.core.errors import Conflict, InvalidInput, PayloadTooLarge, UnsupportedMediaType
-from app.core.idempotency import IDEMPOTENCY_KEY, IdempotencyKeyInUse, IdempotencyKeyReused
+from app.core.idempotency import IdempotencyKeyInUse, IdempotencyKeyReused
 from app.core.json_body import MERGE_PATCH_JSON
 from app.core.openapi import also_accepts, errors, header, link
 from app.core.preconditions import IF_MATCH, IF_NONE_MATCH, PreconditionFailed
@@ -30,13 +30,9 @@ _CHANGE_ERRORS = errors(ItemNotFound, PreconditionFailed)
 Documentation = dict[str, Any]
 
 CREATE_ITEM: Documentation = {
-    "responses": {201: {"headers": _LOCATION | _ETAG | _REPLAYED, "links": _LEADS_TO}, **_CREATE_ERRORS},
-    "openapi_extra": {"parameters": [IDEMPOTENCY_KEY]},
+    "responses": {201: {"headers": _LOCATION | _ETAG | _REPLAYED, "links": _LEADS_TO}, **_CREATE_ERRORS}
 }
-CREATE_ITEMS: Documentation = {
-    "responses": {201: {"headers": _REPLAYED}, **_CREATE_ERRORS},
-    "openapi_extra": {"parameters": [IDEMPOTENCY_KEY]},
-}
+CREATE_ITEMS: Documentation = {"responses": {201: {"headers": _REPLAYED}, **_CREATE_ERRORS}}
 LIST_ITEMS: Documentation = {"responses": {200: {"headers": _LINK}}}
 GET_ITEM: Documentation = {
     "responses": {

@@ -35,6 +35,11 @@ _columns = _table.c
 
 # Made once: to build a statement and its cache key costs more than to send it.
 _BY_IDS = select(*_columns).where(_columns.id == any_(bindparam("ids", type_=ARRAY(BigInteger))))
+_THIS = _columns.id == bindparam("item_id")
+_LOCK = select(_columns.version).where(_THIS).with_for_update()
+_DELETE = delete(_table).where(_THIS)
+# Sets what else it is given parameters for, by the names of the columns.
+_UPDATE = update(_table).where(_THIS).values(version=_columns.version + 1, updated_at=func.now()).returning(*_columns)
 
 
 def _inserting(*, once: bool) -> Select[Any]:
@@ -111,13 +116,7 @@ def update_item(connection: WriteConnection, item_id: int, patch: ItemPatch, con
         _lock(connection, item_id, conditions)
     if not patch:
         return get_item(connection, item_id)
-    statement = (
-        update(Item)
-        .where(_columns.id == item_id)
-        .values(**patch, version=_columns.version + 1, updated_at=func.now())
-        .returning(*_columns)
-    )
-    row = connection.execute(statement).one_or_none()
+    row = connection.execute(_UPDATE, {"item_id": item_id, **patch}).one_or_none()
     if row is None:
         raise ItemNotFound(item_id)
     return row
@@ -127,14 +126,13 @@ def delete_item(connection: WriteConnection, item_id: int, conditions: Precondit
     """Delete one item; with conditions, in a transaction."""
     if conditions:
         _lock(connection, item_id, conditions)
-    if connection.execute(delete(Item).where(_columns.id == item_id)).rowcount == 0:
+    if connection.execute(_DELETE, {"item_id": item_id}).rowcount == 0:
         raise ItemNotFound(item_id)
 
 
 def _lock(connection: WriteConnection, item_id: int, conditions: Preconditions) -> None:
     """Hold the row until the transaction ends, and see whether the conditions hold."""
-    query = select(_columns.version).where(_columns.id == item_id).with_for_update()
-    version = connection.execute(query).scalar_one_or_none()
+    version = connection.execute(_LOCK, {"item_id": item_id}).scalar_one_or_none()
     if version is None:
         raise ItemNotFound(item_id)
     if not conditions.hold(version):

@@ -33,7 +33,7 @@ _LOOK = 0.5
 """Seconds between two looks at what may hang."""
 # Questions that share a statement, and statements of a kind that are under way at once (docs/performance.md).
 _TOGETHER = 100
-_UNDER_WAY = 1
+_UNDER_WAY = 2
 _in_use = DB_POOL_CONNECTIONS.labels("in_use")
 _idle = DB_POOL_CONNECTIONS.labels("idle")
 
