@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core.errors import Overloaded, response_for, wants_problem_json
-from app.core.lifecycle import REFUSED, Refusal, lifecycle
+from app.core.lifecycle import EARLY, REFUSED, Refusal, lifecycle
 from app.core.metrics import HTTP_SHED
 from app.core.middleware import note_refusal
 from app.core.routes import PROBES, RouteTable
@@ -22,7 +22,6 @@ _BODY = b'{"detail":{"code":"%s","message":"%s"},"trace_id":"%%s"}' % (
     Overloaded.default_message.encode(),
 )
 _HEADERS = [
-    *((name.lower().encode(), value.encode()) for name, value in Overloaded.default_headers.items()),
     (b"vary", b"Accept"),
     (b"content-type", b"application/json"),
 ]
@@ -30,7 +29,11 @@ _shed = HTTP_SHED.labels("in_flight")
 
 
 class AdmissionMiddleware:
-    """Refuses requests while `limit` are in flight in this process."""
+    """Refuses requests while `limit` are in flight in this process, and while half of that those who come too early.
+
+    Whoever is refused and asks again at once would otherwise push aside who did as it was told, and be answered after
+    the seconds that the server did not listen to it.
+    """
 
     def __init__(self, app: ASGIApp, limit: int, routes: RouteTable) -> None:
         self.app = app
@@ -41,19 +44,22 @@ class AdmissionMiddleware:
 
     def turn_away(self, scope: Scope) -> Refusal | None:
         """Refuse a plain request before it costs a task and the way through the middleware."""
-        if self.in_flight < self.limit or scope["path"] in PROBES or scope["method"] in _WITH_BODY:
+        if self._has_room(scope) or scope["path"] in PROBES or scope["method"] in _WITH_BODY:
             return None
         if any(name == b"origin" or (name == b"accept" and b"problem" in value) for name, value in scope["headers"]):
             return None
         _shed.inc()
         return _refusal(note_refusal(scope, self.routes, Overloaded.status))
 
+    def _has_room(self, scope: Scope) -> bool:
+        return self.in_flight < (self.limit // 2 if EARLY in scope else self.limit)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
         if scope["type"] != "http" or scope["path"] in PROBES:
             await self.app(scope, receive, send)
             return
-        if self.in_flight >= self.limit:
+        if not self._has_room(scope):
             await _refuse(scope, receive, send)
             return
         visit = _Visit(self, scope, receive, send)
@@ -94,7 +100,7 @@ class _Visit:
         if not (self._inside or message.get("more_body", False)):
             if self._gate.in_flight >= self._gate.limit:
                 _note_refusal(self._scope)
-                raise Overloaded
+                raise Overloaded(headers=_retry_after())
             self.enter()
         return message
 
@@ -115,13 +121,23 @@ async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
     _note_refusal(scope)
     problem = any(name == b"accept" and b"problem" in value for name, value in scope["headers"])
     if problem and wants_problem_json(Headers(scope=scope)):
-        await response_for(scope, Overloaded())(scope, receive, send)
+        await response_for(scope, Overloaded(headers=_retry_after()))(scope, receive, send)
         return
     headers, body = _refusal(get_trace_id() or "")
     await send({"type": "http.response.start", "status": Overloaded.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
+def _retry_after() -> dict[str, str]:
+    return {"Retry-After": str(lifecycle.retry_after)}
+
+
 def _refusal(trace_id: str) -> Refusal:
     body = _BODY % trace_id.encode()
-    return [*_HEADERS, (b"content-length", b"%d" % len(body)), (b"x-trace-id", trace_id.encode())], body
+    fields = [
+        *_HEADERS,
+        (b"retry-after", b"%d" % lifecycle.retry_after),
+        (b"content-length", b"%d" % len(body)),
+        (b"x-trace-id", trace_id.encode()),
+    ]
+    return fields, body

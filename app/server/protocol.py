@@ -18,7 +18,7 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from app.core.errors import error_response
-from app.core.lifecycle import REFUSED, lifecycle
+from app.core.lifecycle import EARLY, REFUSED, lifecycle
 from app.core.tracing import set_trace_id, trace_id_of
 
 # The head of a request, all fields and the target; nginx and Node allow 32 and 16 KB.
@@ -39,17 +39,24 @@ _HOST = re.compile(rb"[A-Za-z0-9._~%!$&'()*+;=:\[\]-]*")
 
 # To refuse costs a part of what it costs to serve, so those who come again at once would in the end leave no time
 # for anything else. Their connections are not read until the server's next look, ten a second, and then at most so
-# many of them, in turn; what they send meanwhile waits in the kernel.
-_READ_AGAIN = 50
+# many of them, in turn; what they send meanwhile waits in the kernel, and is early when it is read.
+_READ_AGAIN, _LOOKS_A_SECOND = 50, 10
 _sent_away: deque["ServiceProtocol"] = deque()
+_heard_again: list["ServiceProtocol"] = []
 
 logger = logging.getLogger(__name__)
 
 
 def read_on() -> None:
     """Listen again to connections on which requests were refused; called ten times a second."""
+    for connection in _heard_again:
+        connection.early = False
+    _heard_again.clear()
     for _ in range(min(_READ_AGAIN, len(_sent_away))):
-        _sent_away.popleft().listen_again()
+        connection = _sent_away.popleft()
+        connection.listen_again()
+        _heard_again.append(connection)
+    lifecycle.retry_after = 1 + len(_sent_away) // (_READ_AGAIN * _LOOKS_A_SECOND)
 
 
 def _count_refused(status: int) -> None:
@@ -93,7 +100,15 @@ class _HeadWithBody:
 
 
 class ServiceProtocol(HttpToolsProtocol):
-    """One connection. Times are those of the event loop's clock, in seconds."""
+    """One connection. Times are those of the event loop's clock, in seconds.
+
+    Attributes
+    ----------
+    early
+        Whether what comes now was sent before we listened again, after a refusal.
+    """
+
+    early = False
 
     _now = 0.0  # when input last came
     _free_at = 0.0  # since when the connection waits for a request: made, or last answer complete
@@ -190,6 +205,8 @@ class ServiceProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         """Begin what has just come, or refuse it; uvicorn calls this at the end of a head."""
+        if self.early:
+            cycle.scope[EARLY] = True  # type: ignore[literal-required]
         # In a copy of the context: the trace id must not stay in the one that later requests run in.
         refusal = contextvars.copy_context().run(lifecycle.turn_away, cast("Scope", cycle.scope))
         if refusal is None:
@@ -242,6 +259,7 @@ class ServiceProtocol(HttpToolsProtocol):
 
     def listen_again(self) -> None:
         """Read on, after a refusal."""
+        self.early = True
         if not self.transport.is_closing():
             self.flow.resume_reading()
 

@@ -2,8 +2,8 @@
 
     python -m tests.faults.flood PORT CLIENTS SECONDS
 
-Prints one JSON object: how many answers of each status after the first seconds, how many a second were good, and the
-99th percentile of their seconds.
+Prints one JSON object: how many answers of each status after the first seconds, how many a second were good, the 99th
+percentile of their seconds, and how many creates were acknowledged from the beginning to the end.
 """
 
 import asyncio
@@ -62,9 +62,11 @@ class Flood:
         self.counting = self.over = False
         self._statuses: Counter[int] = Counter()
         self._good: list[float] = []
+        self._created = 0
 
     def note(self, status: int, seconds: float) -> None:
         """Count an answer."""
+        self._created += status == 201
         if self.counting:
             self._statuses[status] += 1
             if 200 <= status < 300:
@@ -88,6 +90,7 @@ class Flood:
         return {
             "statuses": self._statuses,
             "goodput": len(self._good) / took,
+            "created": self._created,
             "p99": good[int(len(good) * 0.99)],
             "worst": good[-1],
         }
