@@ -15,7 +15,7 @@ from starlette.responses import Response
 from app.core.metrics import MULTIPROCESS
 
 router = APIRouter(tags=["operations"])
-# A scrape reads files: not on the event loop, and not behind the requests that wait for a database thread.
+# A scrape reads files: not on the event loop.
 _scraper = ThreadPoolExecutor(max_workers=1, thread_name_prefix="metrics")
 
 

@@ -178,7 +178,7 @@ def _is_untraced(scope: MutableMapping[str, Any]) -> bool:
 
 
 class _Statements:
-    """A span a statement, by SQLAlchemy's events, which call in the thread that runs it."""
+    """A span a statement, by SQLAlchemy's events, which call in the context that runs it."""
 
     def __init__(self, tracer: trace.Tracer) -> None:
         self._tracer = tracer

@@ -1,4 +1,4 @@
-"""`/health/live` and `/health/ready`: neither ever waits for a thread."""
+"""`/health/live` and `/health/ready`: neither ever waits for a connection of the pool."""
 
 from collections.abc import Mapping
 from typing import ClassVar, Literal

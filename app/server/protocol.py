@@ -83,10 +83,10 @@ class _HeadWithBody:
 
     __slots__ = ("_cycle", "_head", "_transport", "close", "is_closing")
 
-    def __init__(self, cycle: RequestResponseCycle) -> None:
+    def __init__(self, connection: "ServiceProtocol", cycle: RequestResponseCycle) -> None:
         self._cycle, self._transport = cycle, cycle.transport
         self._head: bytes | None = None
-        self.close, self.is_closing = self._transport.close, self._transport.is_closing
+        self.close, self.is_closing = connection.close_answered, self._transport.is_closing
 
     def write(self, data: bytes) -> None:
         """Write, or keep the head."""
@@ -216,7 +216,7 @@ class ServiceProtocol(HttpToolsProtocol):
 
     def _begin(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         if cycle.scope["method"] != "HEAD":  # which has no body to wait for
-            cycle.transport = cast("asyncio.Transport", _HeadWithBody(cycle))
+            cycle.transport = cast("asyncio.Transport", _HeadWithBody(self, cycle))
         task = self.loop.create_task(cycle.run_asgi(app))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
@@ -313,6 +313,15 @@ class ServiceProtocol(HttpToolsProtocol):
             self.transport.abort()  # there is no other way if the client takes nothing
         else:
             self.transport.close()
+
+    def close_answered(self) -> None:
+        """Close after an answer; who still sends is read for a while, or a reset would overtake it."""
+        if self._body_at is None:
+            self.transport.close()
+            return
+        self._deaf = self._lingering = True
+        self._body_at, self._free_at = None, self.loop.time()
+        self.transport.write_eof()
 
     def say_close(self) -> None:
         """Make the answer that has not begun the connection's last."""

@@ -8,6 +8,7 @@ from starlette.testclient import TestClient
 
 from tests.conftest import SQL
 from tests.support.errors import assert_error
+from tests.support.hostile import BAD_IDS
 
 JSON = {"Content-Type": "application/json"}
 SECRET = "geheim"  # noqa: S105 - it stands for what a client sent by mistake
@@ -229,39 +230,7 @@ def test_a_member_name_in_an_answer_is_short_and_valid(client: TestClient, membe
 
 
 @pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])
-@pytest.mark.parametrize(
-    "item_id",
-    [
-        "0",
-        "-1",
-        "+1",
-        "1.0",
-        "1_0",
-        "01",
-        "1e0",
-        "0x1",
-        "%201",
-        "1%20",
-        "1%0A",
-        "%00",
-        "1%00",
-        "%D9%A1",
-        "%EF%BC%91",
-        "%FF",
-        "%ED%A0%80",
-        "9223372036854775808",
-        "-9223372036854775808",
-        "9" * 5000,
-        "null",
-        "NaN",
-        "Infinity",
-        "true",
-        "geheim",
-        "1;DROP%20TABLE%20items",
-        "%25",
-        "..%2F1",
-    ],
-)
+@pytest.mark.parametrize("item_id", [*BAD_IDS, "..%2F1"], ids=lambda item_id: item_id[:30])
 def test_bad_ids_are_refused(client: TestClient, sql: SQL, method: str, item_id: str) -> None:
     sql("INSERT INTO items (name, price) VALUES ('x', 1)")
     content: dict[str, Any] = {"json": {"price": 2}} if method == "PATCH" else {}

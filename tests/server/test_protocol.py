@@ -151,6 +151,15 @@ def test_a_body_that_is_not_wanted_any_more_is_read_for_a_while(connection: Conn
     assert connection.closed()
 
 
+def test_a_client_that_sends_first_and_reads_then_sees_the_last_answer_too(connection: Connection) -> None:
+    connection.send(b"POST /early HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 3000000\r\n\r\n")
+    for _ in range(30):
+        connection.send(b"a" * 100_000)
+        time.sleep(0.01)
+    assert connection.answer()[0] == 413
+    assert connection.closed()
+
+
 def test_a_client_that_does_not_read_is_cut(service: Service, connection: Connection) -> None:
     connection.ask("/big")
     time.sleep(3)

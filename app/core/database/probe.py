@@ -25,7 +25,7 @@ _CONNECT_TIMEOUT = 2
 
 
 class Probe:
-    """Answers readiness probes, also while every database thread is busy."""
+    """Answers readiness probes, also while every connection is busy."""
 
     def __init__(self, settings: Settings) -> None:
         self._connect = Connector({**connect_arguments(settings), "connect_timeout": _CONNECT_TIMEOUT}, most=1)

@@ -1,7 +1,7 @@
 """Units of work: the only way to SQL.
 
-A handler gives a function of a feature's store to `Read`, `Write` or `Transaction`. It runs in one of as many
-threads as the pool has connections, holds a connection only while it runs, and is committed before the
+A handler gives a function of a feature's store to `Read`, `Write` or `Transaction`. It holds a
+connection only while it runs, lets the event loop go on while it waits for the server, and is committed before the
 handler goes on: FastAPI ends a `yield` dependency after the response is sent, which would be too late.
 """
 
