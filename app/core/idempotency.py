@@ -28,9 +28,10 @@ from sqlalchemy import (
     select,
     text,
 )
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from app.core.database import ReadConnection, WriteConnection
+from app.core.database.errors import sqlstate_of
 from app.core.errors import APIError, InvalidInput
 from app.core.metrics import IDEMPOTENT_REPLAYS
 from app.core.models import IdempotencyKey
@@ -40,7 +41,7 @@ _LIFE = timedelta(hours=24)
 # A create brings one key and may take two away: the table shrinks while it is used, and nobody has to sweep it.
 _PURGE = 2
 
-_KEY_IS_THERE = "23505"
+_KEY_TABLE = "idempotency_keys"
 _KEY_CONSTRAINT = "pk_idempotency_keys"
 _KEY_IS_LOCKED = "55P03"
 
@@ -157,18 +158,25 @@ def insert_once(
         try:
             return Inserted(insert_rows())
         except (IntegrityError, OperationalError) as error:
-            state = getattr(error.orig, "pgcode", None)
-            if state == _KEY_IS_LOCKED:
+            if _waited_for_key(error):
                 raise IdempotencyKeyInUse from error
-            if state != _KEY_IS_THERE or _constraint_of(error) != _KEY_CONSTRAINT:
+            # Whichever constraint it is: a row that is to be unique is there as the key is, from the first time.
+            answered = isinstance(error, IntegrityError) and _was_answered(connection, once)
+            if not answered and _constraint_of(error) != _KEY_CONSTRAINT:
                 raise
-        if _was_answered(connection, once):
+        if answered:
             return Inserted(_first_rows(connection, table, once), replayed=True)
         # The key expired, or was purged since: either way its place is free now.
         _forget_expired(connection, once)
 
 
-def _constraint_of(error: IntegrityError | OperationalError) -> str | None:
+def _waited_for_key(error: DBAPIError) -> bool:
+    """Tell whether somebody else held the key's row, not one of the rows that are to be inserted."""
+    where: str | None = getattr(getattr(error.orig, "diag", None), "context", None)
+    return sqlstate_of(error) == _KEY_IS_LOCKED and _KEY_TABLE in (where or "")
+
+
+def _constraint_of(error: DBAPIError) -> str | None:
     name: str | None = getattr(getattr(error.orig, "diag", None), "constraint_name", None)
     return name
 

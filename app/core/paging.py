@@ -29,7 +29,7 @@ class PageQuery(BaseModel):
     """What every list takes. A misspelt name is refused: without its filter the answer would be wrong.
 
     A feature narrows `sort` to the columns that have an index with `id` behind them, each also with `-` in front:
-    `Literal["id", "-id", "created_at", "-created_at"]`.
+    `Literal["id", "-id", "created_at", "-created_at"]`. They are NOT NULL, and integers, numbers, moments or text.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -64,6 +64,8 @@ def paged(statement: Select[Any], columns: ReadOnlyColumnCollection[str, Any], q
         The cursor is none, or belongs to another list, sort or filter.
     """
     key = query.sort.removeprefix("-")
+    if columns[key].nullable or columns[key].type.python_type not in _PARSERS:
+        raise TypeError(f"a page cannot begin after a {key}: sort by columns that are NOT NULL, of a type in _PARSERS")
     descending = query.sort.startswith("-")
     keys: tuple[ColumnElement[Any], ...] = (columns.id,) if key == "id" else (columns[key], columns.id)
     if query.cursor is not None:

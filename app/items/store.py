@@ -35,7 +35,7 @@ _columns = _table.c
 
 # Made once: to build a statement and its cache key costs more than to send it.
 _BY_IDS = select(*_columns).where(_columns.id == any_(bindparam("ids", type_=ARRAY(BigInteger))))
-_THIS = _columns.id == bindparam("item_id")
+_THIS = _columns.id == bindparam("this")
 _LOCK = select(_columns.version).where(_THIS).with_for_update()
 _DELETE = delete(_table).where(_THIS)
 # Sets what else it is given parameters for, by the names of the columns.
@@ -116,7 +116,7 @@ def update_item(connection: WriteConnection, item_id: int, patch: ItemPatch, con
         _lock(connection, item_id, conditions)
     if not patch:
         return get_item(connection, item_id)
-    row = connection.execute(_UPDATE, {"item_id": item_id, **patch}).one_or_none()
+    row = connection.execute(_UPDATE, {"this": item_id, **patch}).one_or_none()
     if row is None:
         raise ItemNotFound(item_id)
     return row
@@ -126,13 +126,13 @@ def delete_item(connection: WriteConnection, item_id: int, conditions: Precondit
     """Delete one item; with conditions, in a transaction."""
     if conditions:
         _lock(connection, item_id, conditions)
-    if connection.execute(_DELETE, {"item_id": item_id}).rowcount == 0:
+    if connection.execute(_DELETE, {"this": item_id}).rowcount == 0:
         raise ItemNotFound(item_id)
 
 
 def _lock(connection: WriteConnection, item_id: int, conditions: Preconditions) -> None:
     """Hold the row until the transaction ends, and see whether the conditions hold."""
-    version = connection.execute(_LOCK, {"item_id": item_id}).scalar_one_or_none()
+    version = connection.execute(_LOCK, {"this": item_id}).scalar_one_or_none()
     if version is None:
         raise ItemNotFound(item_id)
     if not conditions.hold(version):

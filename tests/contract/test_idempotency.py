@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx2
+import psycopg2
 import pytest
 from starlette.testclient import TestClient
 
-from tests.conftest import SQL, StartService
+from tests.conftest import SQL, MakeClient, StartService
 from tests.support.errors import assert_error
 from tests.support.service import Service
 
@@ -271,3 +272,36 @@ def test_a_walk_of_10_000_items_neither_skips_nor_repeats(running: Service, sql:
     assert changes > 0
     assert len(walked) == len(set(walked))
     assert set(range(1, 10_001)) <= set(walked)
+
+
+@pytest.fixture
+def unique_names(sql: SQL) -> Iterator[None]:
+    """Give items a second unique column for as long as the test runs."""
+    sql("CREATE UNIQUE INDEX unique_name ON items (name)")
+    yield
+    sql("DROP INDEX unique_name")
+
+
+@pytest.mark.usefixtures("unique_names")
+def test_a_repeated_create_of_what_is_unique_is_answered_again(client: TestClient) -> None:
+    first, second = (client.post("/items", json=LAMP, headers={"Idempotency-Key": "one"}) for _ in range(2))
+    assert (first.status_code, second.status_code, second.json()) == (201, 201, first.json())
+    assert second.headers["Idempotent-Replayed"] == "true"
+    assert_error(client.post("/items", json=LAMP, headers={"Idempotency-Key": "two"}), 409, "CONFLICT")
+    reused = client.post("/items", json={**LAMP, "price": 1}, headers={"Idempotency-Key": "one"})
+    assert_error(reused, 422, "IDEMPOTENCY_KEY_REUSED")
+
+
+@pytest.mark.usefixtures("unique_names")
+def test_only_a_key_that_is_held_is_in_use(make_client: MakeClient, database_url: str) -> None:
+    client = make_client(db_statement_timeout=1)
+    with psycopg2.connect(database_url) as other, other.cursor() as cursor:
+        cursor.execute("INSERT INTO items (name, price) VALUES ('Lamp', 1)")
+        assert_error(client.post("/items", json=LAMP, headers={"Idempotency-Key": "new"}), 503, "DATABASE_ERROR")
+        other.rollback()
+        cursor.execute("INSERT INTO idempotency_keys (key, fingerprint, rows) VALUES ('held', '', '[]')")
+        held = client.post("/items", json=LAMP, headers={"Idempotency-Key": "held"})
+        assert_error(held, 409, "IDEMPOTENCY_KEY_IN_USE")
+        other.rollback()
+    other.close()
+    assert client.post("/items", json=LAMP, headers={"Idempotency-Key": "held"}).status_code == 201

@@ -199,7 +199,7 @@ class History:
         item_id = random.choice(self._known[-2000:])
         answer = await self._ask(client, "GET", f"/items/{item_id}")
         if 400 <= answer.status < 500:
-            self.stale.append(f"GET /items/{item_id}: {answer.status}")
+            self.stale.append(f"GET /items/{item_id}: {answer.status} at {answer.at:.1f}")
 
     async def _create(self, client: Client) -> None:
         size = 3 if random.random() < self._batches else 1

@@ -51,6 +51,7 @@ def test_a_failover(cluster: Cluster, start: StartService, report: Report, how: 
             former.start()
         else:
             former.signal(signal.SIGCONT)  # it comes back, and believes for a moment that it leads
+        eventually(lambda: former.state().get("role") in {"replica", "standby_leader"}, 90, pause=0.3)
         eventually(lambda: cluster.standbys() == 2, 90, pause=0.3)
         time.sleep(2)
     assert service.workers() == workers, "no restart"

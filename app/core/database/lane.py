@@ -133,7 +133,9 @@ class Lane:
 
     def look(self) -> None:
         """Free the units that wait for a server that hangs; call this every now and then."""
-        self._watch.cut_late()
+        if self._watch.cut_late():
+            # The idle ones lead there, too. A server that stopped may come back when another has long taken over.
+            self._engine.dispose()
 
     def dispose(self) -> None:
         """Close the idle connections; those in use are closed when their work ends."""

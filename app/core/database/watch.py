@@ -52,11 +52,12 @@ class Watch:
         if connection is not None:
             self._since.pop(connection, None)
 
-    def cut_late(self) -> None:
-        """End what has lasted too long; the unit behind it gets a connection error."""
+    def cut_late(self) -> bool:
+        """End what has lasted too long, and tell whether there was any; the unit behind it gets a connection error."""
         before = time.monotonic() - self._bound
-        for connection, since in self._since.copy().items():
-            if since <= before:
-                del self._since[connection]
-                _log.warning("the database has not answered for %.1f s: the connection is cut", self._bound)
-                cut(connection)
+        late = [connection for connection, since in self._since.items() if since <= before]
+        for connection in late:
+            del self._since[connection]
+            _log.warning("the database has not answered for %.1f s: the connection is cut", self._bound)
+            cut(connection)
+        return bool(late)
