@@ -2,12 +2,12 @@
 
 import logging
 import re
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection, text
 from starlette.testclient import TestClient
 
 from tests.conftest import MakeClient
@@ -173,21 +173,22 @@ def test_what_is_not_http_gets_one_too(service: Service, request_: bytes) -> Non
     assert found[1] in body
 
 
-def test_every_line_of_a_request_has_it_also_those_of_database_threads(
+def test_every_line_of_a_request_has_it_also_those_of_a_store(
     make_client: MakeClient, request: pytest.FixtureRequest
 ) -> None:
-    def work(_: object) -> None:
-        logging.getLogger("store").warning("in %s", threading.current_thread().name)
+    def work(connection: Connection) -> None:
+        connection.execute(text("SELECT pg_sleep(0.05)"))
+        logging.getLogger("store").warning("after a statement")
 
     client = make_client()
     logs: Callable[[], list[dict[str, Any]]] = request.getfixturevalue("logs")
     serve(client, "/test", work)
 
-    client.get("/test", headers={"X-Trace-ID": "threads"})
-    client.get("/test", headers={"X-Trace-ID": "others"})
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda n: client.get("/test", headers={"X-Trace-ID": f"store-{n}"}), range(4)))
 
-    said = [(line["trace_id"], line["message"].partition("_")[0]) for line in logs() if line["logger"] == "store"]
-    assert said == [("threads", "in database"), ("others", "in database")]
+    said = sorted(line["trace_id"] for line in logs() if line["logger"] == "store")
+    assert said == [f"store-{n}" for n in range(4)]
 
 
 def test_concurrent_requests_keep_theirs_apart(service: Service) -> None:
