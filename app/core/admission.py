@@ -44,14 +44,15 @@ class AdmissionMiddleware:
 
     def turn_away(self, scope: Scope) -> Refusal | None:
         """Refuse a plain request before it costs a task and the way through the middleware."""
-        if self._has_room(scope) or scope["path"] in PROBES or scope["method"] in _WITH_BODY:
+        if self.has_room(scope) or scope["path"] in PROBES or scope["method"] in _WITH_BODY:
             return None
         if any(name == b"origin" or (name == b"accept" and b"problem" in value) for name, value in scope["headers"]):
             return None
         _shed.inc()
         return _refusal(note_refusal(scope, self.routes, Overloaded.status))
 
-    def _has_room(self, scope: Scope) -> bool:
+    def has_room(self, scope: Scope) -> bool:
+        """Tell whether a request may be let in now."""
         return self.in_flight < (self.limit // 2 if EARLY in scope else self.limit)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,7 +60,7 @@ class AdmissionMiddleware:
         if scope["type"] != "http" or scope["path"] in PROBES:
             await self.app(scope, receive, send)
             return
-        if not self._has_room(scope):
+        if not self.has_room(scope):
             await _refuse(scope, receive, send)
             return
         visit = _Visit(self, scope, receive, send)
@@ -98,7 +99,7 @@ class _Visit:
         """Receive, and take a place when the body is complete; the house may have filled up meanwhile."""
         message = await self._receive()
         if not (self._inside or message.get("more_body", False)):
-            if self._gate.in_flight >= self._gate.limit:
+            if not self._gate.has_room(self._scope):
                 _note_refusal(self._scope)
                 raise Overloaded(headers=_retry_after())
             self.enter()

@@ -168,8 +168,7 @@ class Cluster:
 
     def __init__(self, folder: Path, etcd: int) -> None:
         self.nodes = [Node(folder, f"node{number}", etcd) for number in range(3)]
-        hosts = ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
-        self.url = f"postgresql://postgres:{_PASSWORD}@{hosts}/items?target_session_attrs=read-write"
+        self.url = f"{_url(*self.nodes)}?target_session_attrs=read-write"
 
     def leader(self) -> Node | None:
         """Find the node that is the primary, as it and Patroni say."""
@@ -184,27 +183,35 @@ class Cluster:
         leader = self.leader()
         if leader is None:
             return 0
-        url = f"postgresql://postgres:{_PASSWORD}@127.0.0.1:{leader.port}/postgres"
         with contextlib.suppress(psycopg2.Error):
-            rows = query(url, "SELECT sync_state FROM pg_stat_replication WHERE state = 'streaming'")
+            rows = query(
+                _url(leader, database="postgres"),
+                "SELECT sync_state FROM pg_stat_replication WHERE state = 'streaming'",
+            )
             return len(rows) if ("sync",) in rows else 0
         return 0
 
-    def new_leader(self, former: Node) -> float:
-        """Wait until another node is the primary, and say when it was."""
-        others = [node for node in self.nodes if node is not former]
+    def new_leader(self, former: Node) -> tuple[str, float]:
+        """Wait until another node is the primary; return its own URL, and when it was."""
+        urls = [_url(node) for node in self.nodes if node is not former]
+        found: list[str] = []
 
         def leads() -> bool:
             # A look at PostgreSQL itself: Patroni says so later.
-            for node in others:
-                url = f"postgresql://postgres:{_PASSWORD}@127.0.0.1:{node.port}/items"
+            for url in urls:
                 with contextlib.suppress(psycopg2.Error):
                     if query(url, "SHOW transaction_read_only") == [("off",)]:
+                        found.append(url)
                         return True
             return False
 
         eventually(leads, TTL * 3, pause=0.1)
-        return time.monotonic()
+        return found[0], time.monotonic()
+
+
+def _url(*nodes: Node, database: str = "items") -> str:
+    hosts = ",".join(f"127.0.0.1:{node.port}" for node in nodes)
+    return f"postgresql://postgres:{_PASSWORD}@{hosts}/{database}"
 
 
 @contextlib.contextmanager
@@ -234,7 +241,7 @@ def cluster() -> Iterator[Cluster]:
         eventually(lambda: running.standbys() == 2, 90, pause=0.3)
         leader = running.leader()
         assert leader
-        query(f"postgresql://postgres:{_PASSWORD}@127.0.0.1:{leader.port}/postgres", "CREATE DATABASE items")
+        query(_url(leader, database="postgres"), "CREATE DATABASE items")
         migrate(running.url)
         yield running
 

@@ -41,7 +41,7 @@ def test_a_failover(cluster: Cluster, start: StartService, report: Report, how: 
         else:
             former.signal(signal.SIGSTOP)
         began = time.monotonic()
-        leads = cluster.new_leader(former)
+        leader_url, leads = cluster.new_leader(former)
         eventually(lambda: history.first_write_after(leads) is not None, 15)
         flows = history.first_write_after(leads)
         eventually(lambda: service.client.get("/health/ready").status_code == 200, 10)
@@ -51,14 +51,18 @@ def test_a_failover(cluster: Cluster, start: StartService, report: Report, how: 
             former.start()
         else:
             former.signal(signal.SIGCONT)  # it comes back, and believes for a moment that it leads
+        back = time.monotonic()
         eventually(lambda: former.state().get("role") in {"replica", "standby_leader"}, 90, pause=0.3)
         eventually(lambda: cluster.standbys() == 2, 90, pause=0.3)
         time.sleep(2)
     assert service.workers() == workers, "no restart"
     note = f"leader after {leads - began:.1f} s (ttl {TTL}), first write {flows:.2f} s later, ready {ready:.2f} s later"
-    verdict = report(history.judge(f"Patroni failover: primary {how}", cluster.url, ended=leads, note=note))
+    verdict = report(history.judge(f"Patroni failover: primary {how}", leader_url, ended=leads, note=note))
     assert flows is not None
     assert flows < 2
+    goes_on = history.first_write_after(back)
+    assert goes_on is not None
+    assert goes_on < 1
     assert verdict.worst < 16
 
 

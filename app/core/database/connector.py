@@ -4,7 +4,6 @@ Without this each request would wait for its own connection to a dead host, and 
 all of them together.
 """
 
-import contextlib
 import threading
 import time
 from typing import Any
@@ -13,58 +12,62 @@ import psycopg2
 from psycopg2.extensions import connection as PsycopgConnection  # noqa: N812 - it is a class
 from psycopg2.extensions import parse_dsn
 
-from app.core.database.driver import ConnectTimeout, connect
+from app.core.database.driver import Address, ConnectTimeout, address_of, connect
 
 _PAUSE = 0.02
 """Seconds between two tries while the server is away: PostgreSQL forks a process even to say that it is starting."""
 _PATIENCE = 0.1
 """Seconds that a try gets before others stop waiting for it: a server that is back answers within them."""
 _STUCK = 0.5
-"""Seconds after which a try that has no answer gets company, which begins with another host."""
+"""Seconds after which a try that has no answer gets company."""
+
+_Host = dict[str, str]
+"""One of the hosts of a URL, as those parameters of libpq that list several."""
 
 
 class Connector:
     """Makes a new connection, in a thread.
 
-    libpq tries the hosts of a URL in their order, and one that swallows everything would take the time of all. So the
-    order turns where that happens, and with each try while nobody answers, and stays where one has succeeded.
+    libpq tries the hosts of a URL in their order, and one that swallows everything takes the time of all. So the one
+    that was found comes first from then on, and one that did not answer comes last.
 
     Parameters
     ----------
     arguments
-        Those of `connect`.
+        Those of `connect`. `connect_timeout` is for all hosts together, each may hang for its share.
     most
         How many threads may try at the same time while the server is away.
     """
 
     def __init__(self, arguments: dict[str, Any], most: int) -> None:
-        self._arguments = arguments
-        self._orders = _orders(arguments["dsn"])
-        self._order = 0
+        self._hosts = _hosts(arguments["dsn"])
+        self._arguments = {**arguments, "connect_timeout": arguments["connect_timeout"] / len(self._hosts)}
         self._most = most
         self._changed = threading.Condition()
         self._away = False
         self._failures = 0
         self._trying = 0
         self._tried_at = 0.0
+        self._found_at = 0.0
 
     def __call__(self) -> PsycopgConnection:
         """Connect, or raise `psycopg2.OperationalError`."""
         if not self._away:
-            return self._connect(self._order)
+            return self._connect()
         with self._changed:
             self._wait_for_turn()
             self._trying += 1
             self._tried_at = time.monotonic()
-            if self._away:
-                self._order += 1
-            order = self._order
         try:
-            return self._connect(order)
+            return self._connect()
         finally:
             with self._changed:
                 self._trying -= 1
                 self._changed.notify_all()
+
+    def avoid(self, address: Address) -> None:
+        """Try the host at this address after the others from now on: it hangs."""
+        self._hosts = sorted(self._hosts, key=lambda host: _is_at(host, address))
 
     def _wait_for_turn(self) -> None:
         failures = self._failures
@@ -76,32 +79,49 @@ class Connector:
                 raise psycopg2.OperationalError("the server was away a moment ago")
             self._changed.wait(_PAUSE)
 
-    def _connect(self, order: int) -> PsycopgConnection:
+    def _connect(self) -> PsycopgConnection:
+        began = time.monotonic()
         try:
-            connection, order = self._try_each(order)
+            connection = self._try_each()
+            if self._found_at > began and not _is_at(self._hosts[0], address_of(connection)):
+                # While this try waited another one found the server elsewhere: after a failover a primary that was
+                # stopped may wake up, and believe for a while that it still is one.
+                connection.close()
+                connection = self._try_each()
         except psycopg2.OperationalError:
             self._failures += 1
             self._away = True
             raise
-        self._away, self._order = False, order
+        address = address_of(connection)
+        self._hosts = sorted(self._hosts, key=lambda host: not _is_at(host, address))
+        self._away, self._found_at = False, time.monotonic()
         return connection
 
-    def _try_each(self, order: int) -> tuple[PsycopgConnection, int]:
-        """Connect, where a host does not answer at all beginning with the next one; return what led to success."""
-        for turn in range(order, order + len(self._orders) - 1):
-            with contextlib.suppress(ConnectTimeout):
-                return connect({**self._arguments, **self._orders[turn % len(self._orders)]}), turn
-        last = order + len(self._orders) - 1
-        return connect({**self._arguments, **self._orders[last % len(self._orders)]}), last
+    def _try_each(self) -> PsycopgConnection:
+        """Connect; where a host does not answer at all, once more with that one last, and so on."""
+        for remaining in reversed(range(len(self._hosts))):
+            hosts = self._hosts
+            listed = {name: ",".join(host[name] for host in hosts) for name in hosts[0]}
+            try:
+                return connect({**self._arguments, **listed})
+            except ConnectTimeout as error:
+                self.avoid(error.address)
+                if not remaining:
+                    raise
+        raise AssertionError("unreachable")
 
 
-def _orders(url: str) -> list[dict[str, str]]:
-    """List the orders in which the hosts of a URL can be tried, as parameters that replace its own."""
+def _hosts(url: str) -> list[_Host]:
+    """List the hosts of a URL, in its order; a single one needs no parameters but the URL's."""
     given = {name: value.split(",") for name, value in parse_dsn(url).items() if name in {"host", "hostaddr", "port"}}
     number = max(map(len, given.values()), default=1)
     if number == 1:
         return [{}]
-    return [
-        {name: ",".join(values[turn:] + values[:turn]) for name, values in given.items() if len(values) == number}
-        for turn in range(number)
-    ]
+    # One port may be that of all.
+    several = {name: values * (number // len(values)) for name, values in given.items()}
+    return [{name: values[index] for name, values in several.items()} for index in range(number)]
+
+
+def _is_at(host: _Host, address: Address) -> bool:
+    names = {host.get("host"), host.get("hostaddr")} - {None, ""}
+    return (not names or address[0] in names) and int(host.get("port") or 0) in {0, address[1]}

@@ -24,6 +24,9 @@ from sqlalchemy.util.concurrency import await_, in_greenlet
 
 DRIVER = "postgresql+psycopg2_on_loop"
 
+Address = tuple[str, int]
+"""Host, as the URL has it, and port."""
+
 _EVENTS = {POLL_READ: select.POLLIN, POLL_WRITE: select.POLLOUT}
 _connecting = threading.local()
 
@@ -41,7 +44,11 @@ class LoopDialect(PGDialect_psycopg2):
 
 
 class ConnectTimeout(psycopg2.OperationalError):
-    """No host answered in time."""
+    """The host at `address` did not answer in time."""
+
+    def __init__(self, address: Address) -> None:
+        super().__init__(f"no answer in time from {address[0]}, port {address[1]}")
+        self.address = address
 
 
 def connect(arguments: dict[str, Any]) -> PsycopgConnection:
@@ -66,6 +73,11 @@ def connect(arguments: dict[str, Any]) -> PsycopgConnection:
     return connection
 
 
+def address_of(connection: PsycopgConnection) -> Address:
+    """Tell where a connection leads; of several hosts, which one is being tried."""
+    return connection.info.host, connection.info.port
+
+
 def _wait(connection: PsycopgConnection) -> None:
     """Wait until the server has answered; psycopg2 calls this."""
     on_loop = in_greenlet()
@@ -73,7 +85,7 @@ def _wait(connection: PsycopgConnection) -> None:
         if on_loop:
             await_(_ready(connection.fileno(), state))
         else:
-            _wait_in_thread(connection.fileno(), state)
+            _wait_in_thread(connection, state)
 
 
 async def _ready(descriptor: int, state: int) -> None:
@@ -92,12 +104,12 @@ def _resolve(future: "asyncio.Future[None]") -> None:
         future.set_result(None)
 
 
-def _wait_in_thread(descriptor: int, state: int) -> None:
+def _wait_in_thread(connection: PsycopgConnection, state: int) -> None:
     until: float | None = getattr(_connecting, "until", None)
     poll = select.poll()
-    poll.register(descriptor, _EVENTS[state])
+    poll.register(connection.fileno(), _EVENTS[state])
     if not poll.poll(None if until is None else max(0.0, until - time.monotonic()) * 1000):
-        raise ConnectTimeout("timeout expired")
+        raise ConnectTimeout(address_of(connection))
 
 
 def wait_on_loop() -> None:

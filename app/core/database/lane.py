@@ -16,6 +16,7 @@ from sqlalchemy.util.concurrency import await_, greenlet_spawn
 
 from app.core.config import Settings
 from app.core.database.connector import Connector
+from app.core.database.driver import address_of
 from app.core.database.engine import connect_arguments, create_pooled_engine
 from app.core.database.errors import READ_ONLY, REPEATABLE, sqlstate_of, typed_error
 from app.core.database.watch import Watch
@@ -133,7 +134,10 @@ class Lane:
 
     def look(self) -> None:
         """Free the units that wait for a server that hangs; call this every now and then."""
-        if self._watch.cut_late():
+        late = self._watch.cut_late()
+        for connection in late:
+            self._connector.avoid(address_of(connection))
+        if late:
             # The idle ones lead there, too. A server that stopped may come back when another has long taken over.
             self._engine.dispose()
 

@@ -52,12 +52,12 @@ class Watch:
         if connection is not None:
             self._since.pop(connection, None)
 
-    def cut_late(self) -> bool:
-        """End what has lasted too long, and tell whether there was any; the unit behind it gets a connection error."""
+    def cut_late(self) -> list[PsycopgConnection]:
+        """End what has lasted too long, and return it; the unit behind it gets a connection error."""
         before = time.monotonic() - self._bound
         late = [connection for connection, since in self._since.items() if since <= before]
         for connection in late:
             del self._since[connection]
             _log.warning("the database has not answered for %.1f s: the connection is cut", self._bound)
             cut(connection)
-        return bool(late)
+        return late
