@@ -50,7 +50,7 @@ def test_a_failover(cluster: Cluster, start: StartService, report: Report, how: 
         if how.startswith("killed"):
             former.start()
         else:
-            former.signal(signal.SIGCONT)  # it comes back, and believes for a moment that it leads
+            former.wake()  # and believes for a moment that it leads
         back = time.monotonic()
         eventually(lambda: former.state().get("role") in {"replica", "standby_leader"}, 90, pause=0.3)
         eventually(lambda: cluster.standbys() == 2, 90, pause=0.3)
