@@ -1,8 +1,8 @@
 """Calls that meet share one answer from elsewhere.
 
-A lone call waits for nobody: it goes out after a few turns of the event loop, in which the requests that have arrived
-already are read. Under load the calls that gathered while others were under way go out together, so one statement, one
-round trip and one commit serve many requests, and the fuller the house the cheaper each.
+A lone call waits for nobody. Under load the calls that gathered while others were under way go out together, and with
+them those that have arrived and are still to be read, so one statement, one round trip and one commit serve many
+requests, and the fuller the house the cheaper each.
 """
 
 import asyncio
@@ -17,8 +17,9 @@ A = TypeVar("A")
 
 
 _TURNS = 4
-"""Turns of the event loop, some microseconds each, before a call goes out: what the kernel holds of other requests is
-parsed in the first, and comes here in the next ones (docs/performance.md: a third less CPU time a request)."""
+"""Turns of the event loop, some microseconds each, before a call goes out where the last one was for many: what the
+kernel holds of other requests is parsed in the first, and comes here in the next ones (docs/performance.md: a third
+less CPU time a request)."""
 
 
 def _speak_for(context: Context) -> None:
@@ -52,6 +53,7 @@ class Coalescer(Generic[Q, A]):
         self._ask = ask
         self._at_most = at_most
         self._free = under_way
+        self._crowded = False
         self._waiting: deque[tuple[Q, asyncio.Future[A], float, Context]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -70,9 +72,12 @@ class Coalescer(Generic[Q, A]):
         """Ask until nobody waits."""
         try:
             while self._waiting:
-                for _ in range(_TURNS):
-                    await asyncio.sleep(0)
-                await self._answer(self._next_batch())
+                if self._crowded:
+                    for _ in range(_TURNS):
+                        await asyncio.sleep(0)
+                batch = self._next_batch()
+                self._crowded = len(batch) > 1
+                await self._answer(batch)
         finally:
             self._free += 1
 

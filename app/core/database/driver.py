@@ -8,10 +8,11 @@ each statement (docs/performance.md).
 """
 
 import asyncio
-import select
+import selectors
 import threading
 import time
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import psycopg2
 from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE, set_wait_callback
@@ -27,7 +28,7 @@ DRIVER = "postgresql+psycopg2_on_loop"
 Address = tuple[str, int]
 """Host, as the URL has it, and port."""
 
-_EVENTS = {POLL_READ: select.POLLIN, POLL_WRITE: select.POLLOUT}
+_EVENTS = {POLL_READ: selectors.EVENT_READ, POLL_WRITE: selectors.EVENT_WRITE}
 _connecting = threading.local()
 
 
@@ -83,33 +84,54 @@ def _wait(connection: PsycopgConnection) -> None:
     on_loop = in_greenlet()
     while (state := connection.poll()) != POLL_OK:
         if on_loop:
-            await_(_ready(connection.fileno(), state))
+            await_(_ready(connection, state))
         else:
             _wait_in_thread(connection, state)
 
 
-async def _ready(descriptor: int, state: int) -> None:
+class _Readiness:
+    """Tells when connections are ready, through one selector that an event loop watches for all of them.
+
+    To give the loop a descriptor for each wait, and to take it back, costs more (docs/performance.md).
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._selector = selectors.DefaultSelector()
+        loop.add_reader(self._selector.fileno(), self._wake)
+
+    async def of(self, connection: PsycopgConnection, state: int) -> None:
+        """Wait until a connection is ready for what psycopg2 wants to do."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        descriptor = connection.fileno()
+        self._selector.register(descriptor, _EVENTS[state], future)
+        try:
+            await future
+        finally:
+            self._selector.unregister(descriptor)
+
+    def _wake(self) -> None:
+        for key, _ in self._selector.select(0):
+            if not key.data.done():
+                key.data.set_result(None)
+
+
+_readiness: WeakKeyDictionary[asyncio.AbstractEventLoop, _Readiness] = WeakKeyDictionary()
+
+
+async def _ready(connection: PsycopgConnection, state: int) -> None:
     loop = asyncio.get_running_loop()
-    future: asyncio.Future[None] = loop.create_future()
-    add, remove = (loop.add_reader, loop.remove_reader) if state == POLL_READ else (loop.add_writer, loop.remove_writer)
-    add(descriptor, _resolve, future)
-    try:
-        await future
-    finally:
-        remove(descriptor)
-
-
-def _resolve(future: "asyncio.Future[None]") -> None:
-    if not future.done():
-        future.set_result(None)
+    readiness = _readiness.get(loop)
+    if readiness is None:
+        readiness = _readiness[loop] = _Readiness(loop)
+    await readiness.of(connection, state)
 
 
 def _wait_in_thread(connection: PsycopgConnection, state: int) -> None:
     until: float | None = getattr(_connecting, "until", None)
-    poll = select.poll()
-    poll.register(connection.fileno(), _EVENTS[state])
-    if not poll.poll(None if until is None else max(0.0, until - time.monotonic()) * 1000):
-        raise ConnectTimeout(address_of(connection))
+    with selectors.DefaultSelector() as selector:
+        selector.register(connection, _EVENTS[state])
+        if not selector.select(None if until is None else max(0.0, until - time.monotonic())):
+            raise ConnectTimeout(address_of(connection))
 
 
 def wait_on_loop() -> None:
