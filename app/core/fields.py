@@ -57,23 +57,27 @@ WholeNumber = BeforeValidator(_json_integer)
 """For an `int` in a body: pydantic's own would take strings and booleans as well."""
 IdNumber = Annotated[Id, WholeNumber]
 """An id in a body that a client sends."""
+# At most 12 digits: a double carries 15, so the shortest decimal text of the float is the price itself.
+_NUMBER = PlainSerializer(float, return_type=float)
+_PRICE = WithJsonSchema(
+    {
+        "type": "number",
+        "exclusiveMinimum": 0,
+        "maximum": float(MAX_MONEY),
+        "multipleOf": 0.01,
+        "description": "Exact money: at most two decimals",
+        "examples": [19.99],
+    }
+)
 Money = Annotated[
     Annotated[Decimal, Field(gt=0, max_digits=12, decimal_places=2, allow_inf_nan=False)],
     BeforeValidator(_json_number),
-    # At most 12 digits: a double carries 15, so the shortest decimal text of the float is the price itself.
-    PlainSerializer(float, return_type=float),
-    WithJsonSchema(
-        {
-            "type": "number",
-            "exclusiveMinimum": 0,
-            "maximum": float(MAX_MONEY),
-            "multipleOf": 0.01,
-            "description": "Exact money: at most two decimals",
-            "examples": [19.99],
-        }
-    ),
+    _NUMBER,
+    _PRICE,
 ]
-"""A price in a body: a JSON number, exact."""
+"""A price in a body that a client sends: a JSON number, exact."""
+MoneyValue = Annotated[Decimal, _NUMBER, _PRICE]
+"""A price in an answer; the database has checked it."""
 MoneyBound = Annotated[
     Decimal,
     BeforeValidator(_decimal_text),

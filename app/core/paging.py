@@ -9,16 +9,19 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
 from fastapi import Request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
-from sqlalchemy import ColumnElement, Row, Select, tuple_
+from sqlalchemy import ColumnElement, Dialect, Integer, Row, Select, Text, TypeDecorator, bindparam, select, tuple_
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
+from app.core.database import ReadConnection
 from app.core.errors import InvalidInput
 from app.core.fields import MAX_ID, canonical_integer
 
@@ -44,41 +47,81 @@ class PageQuery(BaseModel):
 NextCursor = Annotated[str | None, Field(description="Opaque; null on the last page")]
 
 
-def paged(statement: Select[Any], columns: ReadOnlyColumnCollection[str, Any], query: PageQuery) -> Select[Any]:
-    """Order `statement` by the sort, with id to tell equals apart, and begin it after the cursor.
+class Pages:
+    """Reads the pages of a list.
 
-    It reads one row more than the page has, where there is one; `split` takes it off again.
+    Each of its statements is made once, for one combination of sort and filters: to make one takes longer than to
+    send it.
 
     Parameters
     ----------
-    statement
-        Selects at least the column of the sort and `id`.
     columns
-        Those of the table; a sort is the name of one of them.
-    query
-        The page that is asked for.
-
-    Raises
-    ------
-    InvalidInput
-        The cursor is none, or belongs to another list, sort or filter.
+        Those of the table: all are read. A sort is the name of one of them; `id` tells equals apart.
+    filters
+        Conditions, each by the field of the query whose value is its bind parameter, of the same name. They hold
+        where the query has that field.
     """
-    key = query.sort.removeprefix("-")
-    if columns[key].nullable or columns[key].type.python_type not in _PARSERS:
-        raise TypeError(f"a page cannot begin after a {key}: sort by columns that are NOT NULL, of a type in _PARSERS")
-    descending = query.sort.startswith("-")
-    keys: tuple[ColumnElement[Any], ...] = (columns.id,) if key == "id" else (columns[key], columns.id)
-    if query.cursor is not None:
-        value, row_id = _decode(query.cursor, query, columns[key])
-        position = (row_id,) if key == "id" else (value, row_id)
+
+    def __init__(
+        self, columns: ReadOnlyColumnCollection[str, Any], filters: Mapping[str, ColumnElement[bool]] | None = None
+    ) -> None:
+        self._columns = columns
+        self._filters = filters or {}
+        self._made: dict[tuple[str | bool, ...], Select[Any]] = {}
+
+    def read(self, connection: ReadConnection, query: PageQuery) -> Sequence[Row[Any]]:
+        """Read one page, and one row more where there is a next one; `split` takes it off again.
+
+        Raises
+        ------
+        InvalidInput
+            The cursor is none, or belongs to another list, sort or filter.
+        """
+        values = {name: value for name in self._filters if (value := getattr(query, name)) is not None}
+        shape: tuple[str | bool, ...] = (query.sort, query.cursor is not None, *values)
+        if (statement := self._made.get(shape)) is None:
+            statement = self._made[shape] = self._make(query, values)
+        values["page_rows"] = query.limit + 1
+        if query.cursor is not None:
+            values["page_last"], values["page_last_id"] = _decode(query.cursor, query, self._columns[_key(query)])
+        return connection.execute(statement, values).all()
+
+    def _make(self, query: PageQuery, filters: Iterable[str]) -> Select[Any]:
+        key, row_id = self._columns[_key(query)], self._columns.id
+        if key.nullable or key.type.python_type not in _PARSERS:
+            raise TypeError(f"a page cannot begin after a {key}: sort by what is NOT NULL, of a type in _PARSERS")
+        last, last_id = bindparam("page_last", type_=key.type), bindparam("page_last_id", type_=row_id.type)
+        keys, position = ([row_id], [last_id]) if key is row_id else ([key, row_id], [last, last_id])
         here, there = tuple_(*keys), tuple_(*position)
-        statement = statement.where(here < there if descending else here > there)
-    order = [column.desc() if descending else column.asc() for column in keys]
-    return statement.order_by(*order).limit(query.limit + 1)
+        descending = query.sort.startswith("-")
+        statement = select(*self._columns).where(*(self._filters[name] for name in filters))
+        if query.cursor is not None:
+            statement = statement.where(here < there if descending else here > there)
+        order = [column.desc() if descending else column.asc() for column in keys]
+        return statement.order_by(*order).limit(bindparam("page_rows", type_=Integer()))
+
+
+class _Prefix(TypeDecorator[str]):
+    """The text as a pattern of LIKE, with `/` before what such a pattern would take for itself."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002 - SQLAlchemy's
+        return None if value is None else re.sub("([%_/])", r"/\1", value) + "%"
+
+
+def begins_with(column: ColumnElement[str], field: str) -> ColumnElement[bool]:
+    """Make a filter: a column begins with the text that this field of the query has."""
+    return column.like(bindparam(field, type_=_Prefix()), escape="/")
+
+
+def _key(query: PageQuery) -> str:
+    return query.sort.removeprefix("-")
 
 
 def split(rows: Sequence[Row[Any]], query: PageQuery) -> tuple[Sequence[Row[Any]], str | None]:
-    """Take the page out of the rows that `paged` read, and make the cursor of the next one if there is one."""
+    """Take the page out of the rows that `Pages` read, and make the cursor of the next one if there is one."""
     if len(rows) <= query.limit:
         return rows, None
     page = rows[: query.limit]
@@ -89,12 +132,13 @@ def link_to_next(request: Request, cursor: str | None) -> dict[str, str]:
     """Make the header field that leads to the next page (RFC 8288), if there is one."""
     if cursor is None:
         return {}
-    return {"Link": f'<{request.url.include_query_params(cursor=cursor)}>; rel="next"'}
+    query = [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
+    return {"Link": f'<{request.url.replace(query=urlencode([*query, ("cursor", cursor)]))}>; rel="next"'}
 
 
 def cursor_after(row: Row[Any], query: PageQuery) -> str:
     """Make the cursor of the page that begins after `row`."""
-    value = getattr(row, query.sort.removeprefix("-"))
+    value = getattr(row, _key(query))
     text = value.isoformat() if isinstance(value, datetime) else str(value)
     # As UTF-8, not escaped: a cursor is never longer than `PageQuery` allows, whatever script a name is in.
     payload = json.dumps([text, row.id], ensure_ascii=False, separators=(",", ":")).encode()

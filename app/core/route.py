@@ -12,10 +12,12 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from fastapi import Request, Response
+from fastapi._compat import ModelField, field_annotation_is_sequence
 from fastapi.dependencies.models import Dependant
 from fastapi.dependencies.utils import request_body_to_args, request_params_to_args
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
@@ -43,6 +45,7 @@ class JSONRoute(APIRoute):
                 (part.name, part.call)  # type: ignore[misc]  # `_is_service` has looked
                 for part in self.dependant.dependencies
             ]
+            self._query = _flat_query(self.dependant)
 
     def _describe_services(self) -> None:
         described = [getattr(part.call, "openapi_parameter", None) for part in self.dependant.dependencies]
@@ -85,7 +88,10 @@ class JSONRoute(APIRoute):
             value, wrong = field.validate(request.path_params[field.alias], {}, loc=("path", field.alias))
             values[field.name] = value
             problems += wrong
-        if dependant.query_params:
+        if self._query is not None:
+            values[self._query.name], wrong = self._query.validate(dict(request.query_params), {}, loc=("query",))
+            problems += wrong
+        elif dependant.query_params:
             given, wrong = request_params_to_args(dependant.query_params, request.query_params)
             values.update(given)
             problems += wrong
@@ -132,6 +138,24 @@ def _is_plain(dependant: Dependant) -> bool:
         and not (dependant.header_params or dependant.cookie_params or _wants_more(dependant))
         and all(map(_is_service, dependant.dependencies))
     )
+
+
+def _flat_query(dependant: Dependant) -> ModelField | None:
+    """Find the one model that takes the whole query as it is: no lists, no other names, nothing extra kept.
+
+    FastAPI looks at each of its fields anew for every request.
+    """
+    if len(dependant.query_params) != 1:
+        return None
+    (field,) = dependant.query_params
+    model = field.field_info.annotation
+    if not (inspect.isclass(model) and issubclass(model, BaseModel)):
+        return None
+    plain = all(
+        not info.alias and not info.validation_alias and not field_annotation_is_sequence(info.annotation)
+        for info in model.model_fields.values()
+    )
+    return field if plain and model.model_config.get("extra") != "allow" else None
 
 
 def _is_service(part: Dependant) -> bool:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, with_config
 from typing_extensions import TypedDict
 
-from app.core.fields import NO_NUL, Id, Money, MoneyBound, Timestamp
+from app.core.fields import NO_NUL, Id, Money, MoneyBound, MoneyValue, Timestamp
 from app.core.paging import NextCursor, PageQuery
 
 
@@ -56,7 +56,7 @@ class Item(BaseModel):
 
     id: Id
     name: Annotated[str, Field(examples=["Lamp"])]
-    price: Money
+    price: MoneyValue
     description: str | None
     created_at: Timestamp
     updated_at: Timestamp

@@ -23,7 +23,7 @@ from sqlalchemy import (
 
 from app.core.database import ReadConnection, WriteConnection
 from app.core.idempotency import Inserted, Once, insert_once, remember
-from app.core.paging import paged
+from app.core.paging import Pages, begins_with
 from app.core.preconditions import PreconditionFailed, Preconditions
 from app.items.errors import ItemNotFound
 from app.items.models import Item
@@ -40,6 +40,15 @@ _LOCK = select(_columns.version).where(_THIS).with_for_update()
 _DELETE = delete(_table).where(_THIS)
 # Sets what else it is given parameters for, by the names of the columns.
 _UPDATE = update(_table).where(_THIS).values(version=_columns.version + 1, updated_at=func.now()).returning(*_columns)
+
+_PAGES = Pages(
+    _columns,
+    {
+        "name": begins_with(_columns.name, "name"),
+        "min_price": _columns.price >= bindparam("min_price"),
+        "max_price": _columns.price <= bindparam("max_price"),
+    },
+)
 
 
 def _inserting(*, once: bool) -> Select[Any]:
@@ -100,14 +109,7 @@ def get_item(connection: ReadConnection, item_id: int) -> ItemRow:
 
 def list_items(connection: ReadConnection, query: ItemQuery) -> Sequence[ItemRow]:
     """Read one page, and one row more where there is a next page."""
-    statement = select(*_columns)
-    if query.name is not None:
-        statement = statement.where(_columns.name.startswith(query.name, autoescape=True))
-    if query.min_price is not None:
-        statement = statement.where(_columns.price >= query.min_price)
-    if query.max_price is not None:
-        statement = statement.where(_columns.price <= query.max_price)
-    return connection.execute(paged(statement, _columns, query)).all()
+    return _PAGES.read(connection, query)
 
 
 def update_item(connection: WriteConnection, item_id: int, patch: ItemPatch, conditions: Preconditions) -> ItemRow:
