@@ -7,21 +7,22 @@ service ends (then readiness must turn) or it alone is replaced (then it must no
 import mmap
 
 # Slots are small numbers (see `gunicorn_conf.pre_fork`): at most two for each of WEB_CONCURRENCY's
-# 256 workers, while a reload replaces them. One page holds them all.
-_SIZE = 4096
+# 256 workers, while a reload replaces them.
+_SLOTS = 1023
 
 _RUNNING, _DRAIN, _END = range(3)
 _EMPTY, _BOOTING, _ACCEPTING, _RETIRING, _LEAVING = range(5)
 
 
 class Board:
-    """One byte for the service, one for each slot. Made in the master before the first fork.
+    """A byte for the service, one for each slot, and a number for each. Made in the master before the first fork.
 
-    Every byte has one writer at a time, and is written at once: no lock is needed.
+    Each has one writer at a time, and is written at once: no lock is needed.
     """
 
     def __init__(self) -> None:
-        self._bytes = mmap.mmap(-1, _SIZE)
+        self._bytes = mmap.mmap(-1, 1 + _SLOTS)
+        self._connections = memoryview(mmap.mmap(-1, 4 * _SLOTS)).cast("I")
 
     @property
     def halting(self) -> bool:
@@ -43,7 +44,8 @@ class Board:
         self._bytes[1 + slot] = _BOOTING
 
     def accepting(self, slot: int) -> None:
-        """Note, in the worker, that it accepts connections."""
+        """Note, in the worker, that it accepts connections; it has none yet."""
+        self._connections[slot] = 0
         self._bytes[1 + slot] = _ACCEPTING
 
     def retiring(self, slot: int) -> None:
@@ -61,6 +63,15 @@ class Board:
     def anyone_accepting(self) -> bool:
         """Tell whether some worker accepts connections and means to stay."""
         return bytes((_ACCEPTING,)) in self._bytes[1:]
+
+    def connected(self, slot: int, connections: int) -> None:
+        """Note, in the worker, how many connections it has."""
+        self._connections[slot] = connections
+
+    def fewest_connections(self) -> int:
+        """Find how many the least busy of the workers has that accept connections and mean to stay."""
+        states = self._bytes[1:].rstrip(bytes((_EMPTY,)))
+        return min((self._connections[slot] for slot, state in enumerate(states) if state == _ACCEPTING), default=0)
 
     def successor_expected(self, slot: int) -> bool:
         """Tell whether somebody will soon accept connections, though this retiring worker stays.

@@ -22,6 +22,7 @@ from uvicorn.config import Config
 from uvicorn.server import Server
 
 from app.core.lifecycle import lifecycle
+from app.server.acceptor import Acceptor
 from app.server.board import Board
 from app.server.protocol import ServiceProtocol, read_on
 
@@ -113,15 +114,21 @@ class ServiceServer(Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and tell retiring workers that they may stop accepting."""
-        await super().startup(sockets=sockets)
+        await super().startup(sockets=[])
         _settle_memory()
         self._board.accepting(self._slot)
+        connections = self.server_state.connections
+        self._acceptor = Acceptor(sockets or [], self._make_protocol, connections, self._board, self._slot)
+
+    def _make_protocol(self) -> ServiceProtocol:
+        return ServiceProtocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
     async def on_tick(self, counter: int) -> bool:
         """Look, ten times a second, whether to leave, and once a second at every connection."""
         if not lifecycle.draining:
             self._look_up()
         read_on()
+        self._acceptor.report()
         if counter % _TICKS_PER_SWEEP == 0:
             now = asyncio.get_running_loop().time()
             for connection in self._connections:
@@ -140,7 +147,7 @@ class ServiceServer(Server):
         self._drained_at = asyncio.get_running_loop().time() + drain
         lifecycle.draining = self.should_exit = True
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002
         """End: tell, go on serving, stop accepting, finish, and let the app shut down."""
         self.should_exit = True
         self._board.retiring(self._slot)
@@ -149,10 +156,7 @@ class ServiceServer(Server):
         logger.info("Halting" if lifecycle.draining else "Retiring")
         await self._serve_on()
         self._board.leaving(self._slot)
-        for server in self.servers:
-            server.close()
-        for listener in sockets or []:
-            listener.close()
+        self._acceptor.close()
         if not await self._finish():
             await self._cut_off()
         await self._end_lifespan()
@@ -192,7 +196,6 @@ class ServiceServer(Server):
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._finish_seconds
         while not self._quick and loop.time() < deadline:
-            # First a tick: a connection may be accepted, and not yet be among `connections`.
             await self._tick()
             quiet = _QUIET_HALTING if lifecycle.draining else _QUIET_RETIRING
             for connection in self._connections:
@@ -219,7 +222,7 @@ class ServiceServer(Server):
             logger.error("The app's shutdown took longer than %s s", LIFESPAN_SECONDS)  # noqa: TRY400
 
     def _idle(self) -> bool:
-        return not self.server_state.connections and not self.server_state.tasks
+        return not (self.server_state.connections or self.server_state.tasks or self._acceptor.arriving)
 
     async def _wait(self, condition: Callable[[], bool], seconds: float) -> None:
         loop = asyncio.get_running_loop()

@@ -16,9 +16,6 @@ from app.server.server import ServiceServer
 
 # Threads that nobody can stop (a query, a resolver) get so long after the last word was said.
 _LAST_SECONDS = 1.0
-# libuv accepts one connection a turn of the loop from each descriptor. With one descriptor, while 2,000 clients
-# connected to a busy service, a probe stood 4 s in the kernel's queue behind them.
-_ACCEPTED_A_TURN = 8
 
 
 def _leave(_number: int, _frame: FrameType | None) -> None:
@@ -73,10 +70,7 @@ class ServiceWorker(UvicornWorker):  # type: ignore[misc]
             drain_seconds=settings.drain_seconds,
             finish_seconds=settings.shutdown_timeout,
         )
-        # The sockets themselves, not gunicorn's wrappers: uvloop would close their descriptors twice.
-        listeners = [listener.sock for listener in self.sockets]
-        copies = [listener.dup() for listener in listeners for _ in range(_ACCEPTED_A_TURN - 1)]
-        await server.serve(sockets=[*listeners, *copies])
+        await server.serve(sockets=[listener.sock for listener in self.sockets])
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
         # The interpreter waits for threads without a bound.

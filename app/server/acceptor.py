@@ -1,0 +1,125 @@
+"""Takes new connections, in step with the other workers.
+
+All workers wait at the same listeners, and whoever wakes first would take everybody: of 32 connections that were opened
+at once, one of two idle workers got 24 to 32, and had their requests to itself for as long as they lived
+(docs/performance.md). So a worker that is ahead leaves new connections to the others for a moment.
+"""
+
+import asyncio
+import errno
+import logging
+import socket
+from collections.abc import Callable, Collection, Sequence
+
+from app.server.board import Board
+
+# At most so many a turn of the event loop: who is connected already is served in between, and who connects to a busy
+# service does not wait behind thousands.
+_A_TURN = 8
+# How many connections more than the least busy worker is too many: so many, and an eighth of its own.
+_AHEAD = 2
+_SHARE_AHEAD = 8
+# Seconds for the others to come; who hangs is not waited for any longer.
+_MOMENT = 0.002
+# Seconds until there may be descriptors or memory again (as asyncio has it).
+_SHORTAGE = 1.0
+_SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+logger = logging.getLogger("uvicorn.error")
+
+
+class Acceptor:
+    """Accepts at every listener until it is closed.
+
+    Parameters
+    ----------
+    listeners
+        Listening sockets that do not block.
+    make_protocol
+        Makes what serves a connection.
+    connections
+        Those that are served now.
+    board, slot
+        What all workers share, and this worker's place on it.
+    """
+
+    def __init__(
+        self,
+        listeners: Sequence[socket.socket],
+        make_protocol: Callable[[], asyncio.Protocol],
+        connections: Collection[object],
+        board: Board,
+        slot: int,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._listeners = listeners
+        self._make_protocol = make_protocol
+        self._connections = connections
+        self._board = board
+        self._slot = slot
+        self._arriving: set[asyncio.Task[None]] = set()
+        self._waited = False
+        self._pause: asyncio.TimerHandle | None = None
+        self._resume()
+
+    def _resume(self) -> None:
+        self._pause = None
+        for listener in self._listeners:
+            self._loop.add_reader(listener, self._accept, listener)
+
+    def _stop(self) -> None:
+        for listener in self._listeners:
+            self._loop.remove_reader(listener)
+
+    def _wait(self, seconds: float) -> None:
+        self._stop()
+        self._pause = self._loop.call_later(seconds, self._resume)
+
+    def close(self) -> None:
+        """Accept no more, and close the listeners."""
+        if self._pause is not None:
+            self._pause.cancel()
+        self._stop()
+        for listener in self._listeners:
+            listener.close()
+
+    @property
+    def arriving(self) -> bool:
+        """Whether a connection was accepted that is not served yet."""
+        return bool(self._arriving)
+
+    def report(self) -> int:
+        """Let the other workers know how many connections are here."""
+        number = len(self._connections) + len(self._arriving)
+        self._board.connected(self._slot, number)
+        return number
+
+    def _accept(self, listener: socket.socket) -> None:
+        waited, self._waited = self._waited, False
+        for _ in range(_A_TURN):
+            number = self.report()
+            if not waited and number >= self._board.fewest_connections() + _AHEAD + number // _SHARE_AHEAD:
+                self._waited = True
+                self._wait(_MOMENT)
+                return
+            try:
+                connection, _ = listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno not in _SHORT:
+                    raise
+                logger.error("No connection can be accepted: %s", error)  # noqa: TRY400 - the system's reason is all
+                self._wait(_SHORTAGE)
+                return
+            connection.settimeout(0.0)
+            task = self._loop.create_task(self._serve(connection))
+            self._arriving.add(task)
+            task.add_done_callback(self._arriving.discard)
+
+    async def _serve(self, connection: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(self._make_protocol, connection)
+        except OSError as error:
+            connection.close()
+            logger.info("A connection ended before it was served: %s", error)

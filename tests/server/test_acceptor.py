@@ -1,0 +1,126 @@
+"""New connections are shared among the workers, and wait for nobody who does not come."""
+
+import asyncio
+import contextlib
+import resource
+import socket
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import pytest
+
+from app.server.acceptor import Acceptor
+from app.server.board import Board
+from tests.server.service import Service, eventually
+
+Start = Callable[..., Service]
+
+
+def test_connections_that_come_together_are_shared(start: Start) -> None:
+    service = start(WEB_CONCURRENCY=2)
+    eventually(lambda: len({service.worker() for _ in range(10)}) == 2)
+    for _ in range(3):
+        connections = [service.connect() for _ in range(32)]
+        shares = Counter(connection.get("/pid")[2] for connection in connections)
+        assert len(shares) == 2
+        assert min(shares.values()) >= 8, shares
+        for connection in connections:
+            connection.close()
+        eventually(lambda: service.get("/pid")[0] == 200)
+
+
+class _Greeter(asyncio.Protocol):
+    """Says hello, and keeps the connection."""
+
+    connections: set["_Greeter"]
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.connections.add(self)
+        self.transport = transport
+        transport.write(b"hello")
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's
+        self.connections.discard(self)
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    """Listen."""
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
+        listener.settimeout(0.0)
+        yield listener
+
+
+@contextlib.asynccontextmanager
+async def accepting(listener: socket.socket, board: Board) -> AsyncIterator[Acceptor]:
+    """Accept, as the worker in slot 0."""
+    _Greeter.connections = set()
+    board.accepting(0)
+    acceptor = Acceptor([listener], _Greeter, _Greeter.connections, board, 0)
+    try:
+        yield acceptor
+    finally:
+        acceptor.close()
+        for connection in list(_Greeter.connections):
+            connection.transport.abort()
+        await asyncio.sleep(0)
+
+
+async def greeted(listener: socket.socket, number: int) -> float:
+    """Connect so often at once, and tell after how many seconds all had been welcomed."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    pairs = await asyncio.gather(*(asyncio.open_connection(*listener.getsockname()) for _ in range(number)))
+    try:
+        async with asyncio.timeout(5):
+            assert {await reader.readexactly(5) for reader, _ in pairs} == {b"hello"}
+        return loop.time() - began
+    finally:
+        for _, writer in pairs:
+            writer.close()
+
+
+def test_a_worker_that_does_not_come_is_waited_for_a_moment_only(listener: socket.socket) -> None:
+    async def main() -> None:
+        board = Board()
+        board.accepting(1)  # and it hangs
+        async with accepting(listener, board):
+            assert await greeted(listener, 100) < 1
+            assert board.fewest_connections() == 0
+
+    asyncio.run(main())
+
+
+def test_whoever_is_behind_does_not_wait(listener: socket.socket) -> None:
+    async def main() -> None:
+        board = Board()
+        board.accepting(1)
+        board.connected(1, 1000)
+        async with accepting(listener, board):
+            await greeted(listener, 1)
+            assert board.fewest_connections() <= 1
+
+    asyncio.run(main())
+
+
+def test_a_shortage_of_descriptors_passes(listener: socket.socket, caplog: pytest.LogCaptureFixture) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    async def main() -> None:
+        board = Board()
+        async with accepting(listener, board):
+            await greeted(listener, 1)
+            with socket.create_connection(listener.getsockname()) as client:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (client.fileno() + 1, hard))
+                try:
+                    await asyncio.sleep(0.2)
+                finally:
+                    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+                client.settimeout(0.0)
+                hello = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(client, 5), 3)
+                assert hello == b"hello"
+        assert "No connection can be accepted" in caplog.text
+
+    with caplog.at_level("ERROR"):
+        asyncio.run(main())
