@@ -54,21 +54,24 @@ def test_ten_times_the_load_it_can_serve(database: str, start: StartService, rep
     service = start(database)
     # The goals are those of a machine that has nothing else to do; on a busy one only the sense of it can be held.
     quiet = os.getloadavg()[0] < (os.cpu_count() or 1)
-    best, _, _ = asyncio.run(flood(service.port, ENOUGH_CLIENTS))
+    before, _, _ = asyncio.run(flood(service.port, ENOUGH_CLIENTS))
     result, probes, ramp = asyncio.run(flood(service.port, TOO_MANY))
-    share = result["goodput"] / best["goodput"]
+    # On both sides: the speed of a machine changes within a minute.
+    after, _, _ = asyncio.run(flood(service.port, ENOUGH_CLIENTS))
+    best = (before["goodput"] + after["goodput"]) / 2
+    share = result["goodput"] / best
     statuses = result["statuses"]
     live = probes[int(len(probes) * 0.99)]
     note = (
-        f"goodput {best['goodput']:.0f}/s with {ENOUGH_CLIENTS} clients, {result['goodput']:.0f}/s ({share:.0%}) with"
+        f"goodput {best:.0f}/s with {ENOUGH_CLIENTS} clients, {result['goodput']:.0f}/s ({share:.0%}) with"
         f" {TOO_MANY} that never pause; accepted p99 {result['p99']:.2f} s; /health/live p99 {live * 1000:.0f} ms,"
         f" worst while they connect {ramp:.1f} s; the machine was {'quiet' if quiet else 'busy'}"
     )
     good = sum(count for status, count in statuses.items() if status.startswith("2"))
-    acknowledged = best["created"] + result["created"]
+    acknowledged = before["created"] + result["created"] + after["created"]
     ((there,),) = query(database, "SELECT count(*) FROM items WHERE name = 'flood'")
     # Whoever hung up with a create under way does not know: at most one for each of them.
-    lost, repeated = max(0, acknowledged - there), max(0, there - acknowledged - ENOUGH_CLIENTS - TOO_MANY)
+    lost, repeated = max(0, acknowledged - there), max(0, there - acknowledged - 2 * ENOUGH_CLIENTS - TOO_MANY)
     failed, sent = statuses.get("503", 0), sum(statuses.values())
     report(Verdict("overload", sent, good, lost, repeated, failed, result["worst"], 0.0, note))
     assert (lost, repeated) == (0, 0)
