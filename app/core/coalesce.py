@@ -17,9 +17,9 @@ A = TypeVar("A")
 
 
 _TURNS = 4
-"""Turns of the event loop, some microseconds each, before a call goes out where the last one was for many: what the
-kernel holds of other requests is parsed in the first, and comes here in the next ones (docs/performance.md: a third
-less CPU time a request)."""
+"""Turns of the event loop, some microseconds each, before a call goes out where one of the last two was for many: what
+the kernel holds of other requests is parsed in the first, and comes here in the next ones (docs/performance.md: a
+third less CPU time a request)."""
 
 
 def _speak_for(context: Context) -> None:
@@ -53,7 +53,7 @@ class Coalescer(Generic[Q, A]):
         self._ask = ask
         self._at_most = at_most
         self._free = under_way
-        self._crowded = False
+        self._crowded = self._before = False
         self._waiting: deque[tuple[Q, asyncio.Future[A], float, Context]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -76,7 +76,8 @@ class Coalescer(Generic[Q, A]):
                     for _ in range(_TURNS):
                         await asyncio.sleep(0)
                 batch = self._next_batch()
-                self._crowded = len(batch) > 1
+                many = len(batch) > 1
+                self._crowded, self._before = many or self._before, many
                 await self._answer(batch)
         finally:
             self._free += 1

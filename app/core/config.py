@@ -36,13 +36,19 @@ def _libpq_url(url: SecretStr) -> SecretStr:
     if not plain.startswith("postgresql://"):
         raise ValueError("must start with postgresql://, postgres:// or postgresql+psycopg2://")
     try:
-        ports = parse_dsn(plain).get("port", "").split(",")
+        given = parse_dsn(plain)
     except (psycopg2.ProgrammingError, UnicodeError):
         # libpq's own message quotes a part of the URL, which may be the password.
         raise ValueError("is not a URL that PostgreSQL's libpq accepts") from None
-    # libpq looks at them when it connects, which is too late.
+    # libpq looks at the rest when it connects, which is too late.
+    hosts, addresses, ports = (given.get(name, "").split(",") for name in ("host", "hostaddr", "port"))
     if any(port and not (port.isdecimal() and 0 < int(port) < 65536) for port in ports):
         raise ValueError("has a port that is none")
+    number = max(len(hosts), len(addresses))
+    if len(ports) not in {1, number} or ("host" in given and "hostaddr" in given and len(hosts) != len(addresses)):
+        raise ValueError("has not as many ports or addresses as hosts")
+    if not given.get("connect_timeout", "0").isdecimal():
+        raise ValueError("has a connect_timeout that is no whole number of seconds")
     return SecretStr(plain)
 
 

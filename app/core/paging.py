@@ -67,6 +67,9 @@ class Pages:
     ) -> None:
         self._columns = columns
         self._filters = filters or {}
+        for field, condition in self._filters.items():
+            if set(condition.compile().params) != {field}:
+                raise TypeError(f"the one bind parameter of the filter {field} must have its name")
         self._made: dict[tuple[str | bool, ...], Select[Any]] = {}
 
     def read(self, connection: ReadConnection, query: PageQuery) -> Sequence[Row[Any]]:

@@ -15,7 +15,7 @@ async def _once_and_utf_8(request: Request) -> None:
     raw: bytes = request.scope["query_string"]
     try:
         if b"%" in raw or not raw.isascii():
-            parse_qsl(raw.decode("ascii"), errors="strict")
+            parse_qsl(raw.decode("ascii"), keep_blank_values=True, errors="strict")
     except UnicodeError:
         problem = {"loc": ["query"], "msg": "Must be percent-encoded UTF-8", "type": "unicode_error"}
         raise InvalidInput(errors=[problem]) from None

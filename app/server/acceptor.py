@@ -9,6 +9,7 @@ import asyncio
 import errno
 import logging
 import socket
+import ssl
 from collections.abc import Callable, Collection, Sequence
 
 from app.server.board import Board
@@ -19,8 +20,11 @@ _A_TURN = 8
 # How many connections more than the least busy worker is too many: so many, and an eighth of its own.
 _AHEAD = 2
 _SHARE_AHEAD = 8
-# Seconds for the others to come; who hangs is not waited for any longer.
+# Seconds for the others to come, and how many are taken after that whether they came or not: one may hang.
 _MOMENT = 0.002
+_AFTER_A_MOMENT = 4
+# Seconds for TLS, as for a head.
+_HANDSHAKE = 10.0
 # Seconds until there may be descriptors or memory again (as asyncio has it).
 _SHORTAGE = 1.0
 _SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -41,6 +45,8 @@ class Acceptor:
         Those that are served now.
     board, slot
         What all workers share, and this worker's place on it.
+    tls
+        Given where connections begin with a handshake.
     """
 
     def __init__(
@@ -50,6 +56,8 @@ class Acceptor:
         connections: Collection[object],
         board: Board,
         slot: int,
+        *,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._listeners = listeners
@@ -57,15 +65,15 @@ class Acceptor:
         self._connections = connections
         self._board = board
         self._slot = slot
-        self._arriving: set[asyncio.Task[None]] = set()
-        self._waited = False
+        self._tls = {"ssl": tls, "ssl_handshake_timeout": _HANDSHAKE} if tls else {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._coming = 0
         self._pause: asyncio.TimerHandle | None = None
-        self._resume()
+        self._listen()
 
-    def _resume(self) -> None:
-        self._pause = None
+    def _listen(self) -> None:
         for listener in self._listeners:
-            self._loop.add_reader(listener, self._accept, listener)
+            self._loop.add_reader(listener, self._accept_fairly, listener)
 
     def _stop(self) -> None:
         for listener in self._listeners:
@@ -73,7 +81,16 @@ class Acceptor:
 
     def _wait(self, seconds: float) -> None:
         self._stop()
+        if self._pause is not None:
+            self._pause.cancel()
         self._pause = self._loop.call_later(seconds, self._resume)
+
+    def _resume(self) -> None:
+        """Accept who still waits, whatever the others do, and go on."""
+        self._pause = None
+        self._listen()
+        for listener in self._listeners:
+            self._accept(listener, _AFTER_A_MOMENT)
 
     def close(self) -> None:
         """Accept no more, and close the listeners."""
@@ -86,40 +103,50 @@ class Acceptor:
     @property
     def arriving(self) -> bool:
         """Whether a connection was accepted that is not served yet."""
-        return bool(self._arriving)
+        return bool(self._tasks)
 
     def report(self) -> int:
         """Let the other workers know how many connections are here."""
-        number = len(self._connections) + len(self._arriving)
+        number = len(self._connections) + self._coming
         self._board.connected(self._slot, number)
         return number
 
-    def _accept(self, listener: socket.socket) -> None:
-        waited, self._waited = self._waited, False
+    def _accept_fairly(self, listener: socket.socket) -> None:
         for _ in range(_A_TURN):
             number = self.report()
-            if not waited and number >= self._board.fewest_connections() + _AHEAD + number // _SHARE_AHEAD:
-                self._waited = True
+            if number >= self._board.fewest_connections() + _AHEAD + number // _SHARE_AHEAD:
                 self._wait(_MOMENT)
                 return
+            if not self._accept(listener, 1):
+                return
+
+    def _accept(self, listener: socket.socket, number: int) -> bool:
+        """Accept so many connections; tell whether there were as many."""
+        for _ in range(number):
             try:
                 connection, _ = listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
+                return False
             except OSError as error:
                 if error.errno not in _SHORT:
                     raise
                 logger.error("No connection can be accepted: %s", error)  # noqa: TRY400 - the system's reason is all
                 self._wait(_SHORTAGE)
-                return
+                return False
             connection.settimeout(0.0)
+            self._coming += 1
             task = self._loop.create_task(self._serve(connection))
-            self._arriving.add(task)
-            task.add_done_callback(self._arriving.discard)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return True
 
     async def _serve(self, connection: socket.socket) -> None:
+        def make_protocol() -> asyncio.Protocol:
+            self._coming -= 1  # from here on it is among the connections
+            return self._make_protocol()
+
         try:
-            await self._loop.connect_accepted_socket(self._make_protocol, connection)
+            await self._loop.connect_accepted_socket(make_protocol, connection, **self._tls)  # type: ignore[arg-type]
         except OSError as error:
             connection.close()
             logger.info("A connection ended before it was served: %s", error)

@@ -4,6 +4,7 @@ A signal says no more than its number: a worker that gets SIGTERM cannot know wh
 service ends (then readiness must turn) or it alone is replaced (then it must not).
 """
 
+import math
 import mmap
 
 # Slots are small numbers (see `gunicorn_conf.pre_fork`): at most two for each of WEB_CONCURRENCY's
@@ -68,10 +69,11 @@ class Board:
         """Note, in the worker, how many connections it has."""
         self._connections[slot] = connections
 
-    def fewest_connections(self) -> int:
-        """Find how many the least busy of the workers has that accept connections and mean to stay."""
+    def fewest_connections(self) -> float:
+        """Find how many the least busy of those has that accept connections and mean to stay; infinity if none does."""
         states = self._bytes[1:].rstrip(bytes((_EMPTY,)))
-        return min((self._connections[slot] for slot, state in enumerate(states) if state == _ACCEPTING), default=0)
+        numbers = [self._connections[slot] for slot, state in enumerate(states) if state == _ACCEPTING]
+        return min(numbers, default=math.inf)
 
     def successor_expected(self, slot: int) -> bool:
         """Tell whether somebody will soon accept connections, though this retiring worker stays.

@@ -118,10 +118,13 @@ class ServiceServer(Server):
         _settle_memory()
         self._board.accepting(self._slot)
         connections = self.server_state.connections
-        self._acceptor = Acceptor(sockets or [], self._make_protocol, connections, self._board, self._slot)
+        self._acceptor = Acceptor(
+            sockets or [], self._make_protocol, connections, self._board, self._slot, tls=self.config.ssl
+        )
 
-    def _make_protocol(self) -> ServiceProtocol:
-        return ServiceProtocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+    def _make_protocol(self) -> asyncio.Protocol:
+        make = cast("Callable[..., asyncio.Protocol]", self.config.http_protocol_class)
+        return make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
     async def on_tick(self, counter: int) -> bool:
         """Look, ten times a second, whether to leave, and once a second at every connection."""

@@ -60,6 +60,30 @@ def test_a_lone_call_waits_for_nobody() -> None:
     play(scene)
 
 
+def test_only_after_a_crowd_there_are_turns_for_company() -> None:
+    async def scene() -> None:
+        oracle = Oracle()
+        oracle.may_answer.set()
+        together = coalescer(oracle)
+
+        async def turns_of_a_lone_call() -> int:
+            call, asked = asyncio.create_task(together(1)), len(oracle.asked)
+            for turn in range(20):
+                if len(oracle.asked) > asked:
+                    await call
+                    return turn
+                await asyncio.sleep(0)
+            raise AssertionError("nobody asks")
+
+        alone = await turns_of_a_lone_call()
+        await asyncio.gather(*map(together, range(10)))
+        assert await turns_of_a_lone_call() == alone + 4
+        await turns_of_a_lone_call()
+        assert await turns_of_a_lone_call() == alone
+
+    play(scene)
+
+
 def test_calls_that_meet_go_out_together_each_with_its_own_answer() -> None:
     async def scene() -> None:
         oracle = Oracle()

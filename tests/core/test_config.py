@@ -59,6 +59,9 @@ BAD = {
         f"postgresql://items:{SECRET}@db/items?nonsense={SECRET}",
         f"postgresql://items:{SECRET}@[db/items",
         f"host=db password={SECRET}",
+        f"postgresql://items:{SECRET}@one,two,three/items?port=1,2",
+        f"postgresql://items:{SECRET}@one,two/items?hostaddr=127.0.0.1",
+        f"postgresql://items:{SECRET}@db/items?connect_timeout=-1",
     ],
     "DB_POOL_SIZE": ["0", "-1", "101", "many"],
     "DB_POOL_TIMEOUT": ["0", "-1", "61", "nan", "inf", "soon"],
@@ -231,7 +234,8 @@ def test_our_connection_parameters_give_way_to_the_url_s() -> None:
     assert ours["connect_timeout"] > 0
     theirs = arguments("?application_name=x&connect_timeout=9&options=-c%20work_mem%3D1MB", db_statement_timeout=1)
     assert theirs["application_name"] == "x"
-    assert str(theirs["connect_timeout"]) == "9"
+    assert theirs["connect_timeout"] == 9
+    assert arguments("?connect_timeout=0")["connect_timeout"] == ours["connect_timeout"]
     assert theirs["options"].startswith("-c work_mem=1MB -c statement_timeout=1000")
     assert "options" not in arguments("", db_statement_timeout=0)
 

@@ -62,11 +62,43 @@ def test_a_host_that_does_not_answer_costs_its_share_of_the_time_once(
     assert proxy.accepted == 1
 
 
-def test_where_one_was_found_the_next_one_is_sought(connector: Connector, proxy: Proxy, other: Proxy) -> None:
+def test_a_host_that_was_down_is_the_first_again(connector: Connector, proxy: Proxy, other: Proxy) -> None:
     proxy.down()
     assert leads_to(connector) == _port(other)
     proxy.up()
+    assert leads_to(connector) == _port(proxy)
+
+
+def test_a_host_that_hung_is_the_first_again_after_a_while(
+    connector: Connector, proxy: Proxy, other: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connector.avoid(("127.0.0.1", _port(proxy)))
     assert leads_to(connector) == _port(other)
+    monkeypatch.setattr("app.core.database.connector._GRUDGE", 0.0)
+    assert leads_to(connector) == _port(proxy)
+
+
+def test_hosts_that_look_alike_take_turns(proxy: Proxy, other: Proxy) -> None:
+    parts = urlsplit(proxy.url)
+    user = parts.netloc.rpartition("@")[0]
+    hosts = f"localhost:{_port(proxy)},localhost:{_port(proxy)}"
+    dsn = parts._replace(netloc=f"{user}@{hosts}", query="hostaddr=127.0.0.3,127.0.0.1").geturl()
+    wait_on_loop()
+    connector = Connector({"dsn": dsn, "connect_timeout": TIMEOUT}, most=2)
+    orders = []
+    for _ in range(2):
+        orders.append(connector._order())
+        connector.avoid(("localhost", _port(proxy)))
+    assert orders == [[0, 1], [1, 0]]
+    assert other.accepted == 0
+
+
+def test_one_port_is_that_of_all_hosts(proxy: Proxy) -> None:
+    parts = urlsplit(proxy.url)
+    user, database = parts.netloc.rpartition("@")[0], parts.path
+    wait_on_loop()
+    dsn = f"postgresql://{user}@{database}?host=127.0.0.3,127.0.0.1&port={_port(proxy)}"
+    assert leads_to(Connector({"dsn": dsn, "connect_timeout": TIMEOUT}, most=2)) == _port(proxy)
 
 
 def test_no_host_answers(connector: Connector, proxy: Proxy, other: Proxy) -> None:
@@ -93,6 +125,7 @@ def test_a_host_that_wakes_up_when_another_was_found_is_not_believed(
         eventually(lambda: proxy.accepted == 1, 2)
         connector.avoid(("127.0.0.1", _port(proxy)))
         assert leads_to(connector) == _port(other)
+        time.sleep(0.6)
         proxy.speak()
         assert stuck.result(TIMEOUT) == _port(other)
 

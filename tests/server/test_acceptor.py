@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import math
 import resource
 import socket
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 
@@ -19,14 +21,15 @@ Start = Callable[..., Service]
 def test_connections_that_come_together_are_shared(start: Start) -> None:
     service = start(WEB_CONCURRENCY=2)
     eventually(lambda: len({service.worker() for _ in range(10)}) == 2)
-    for _ in range(3):
+    smaller = []
+    for _ in range(5):
         connections = [service.connect() for _ in range(32)]
         shares = Counter(connection.get("/pid")[2] for connection in connections)
-        assert len(shares) == 2
-        assert min(shares.values()) >= 8, shares
+        smaller.append(32 - max(shares.values()))
         for connection in connections:
             connection.close()
-        eventually(lambda: service.get("/pid")[0] == 200)
+        time.sleep(0.3)  # until both have noted that they are gone
+    assert sum(smaller) / len(smaller) > 9, smaller
 
 
 class _Greeter(asyncio.Protocol):
@@ -87,21 +90,21 @@ def test_a_worker_that_does_not_come_is_waited_for_a_moment_only(listener: socke
         board.accepting(1)  # and it hangs
         async with accepting(listener, board):
             assert await greeted(listener, 100) < 1
-            assert board.fewest_connections() == 0
 
     asyncio.run(main())
 
 
-def test_whoever_is_behind_does_not_wait(listener: socket.socket) -> None:
-    async def main() -> None:
-        board = Board()
-        board.accepting(1)
-        board.connected(1, 1000)
-        async with accepting(listener, board):
-            await greeted(listener, 1)
-            assert board.fewest_connections() <= 1
-
-    asyncio.run(main())
+def test_only_those_count_who_accept_and_stay() -> None:
+    board = Board()
+    assert board.fewest_connections() == math.inf
+    for slot, connections in enumerate((7, 5, 3)):
+        board.accepting(slot)
+        board.connected(slot, connections)
+    assert board.fewest_connections() == 3
+    board.retiring(2)
+    assert board.fewest_connections() == 5
+    board.gone(1)
+    assert board.fewest_connections() == 7
 
 
 def test_a_shortage_of_descriptors_passes(listener: socket.socket, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,6 +1,10 @@
 """Whatever goes wrong at the start is said in JSON, once, on stdout."""
 
+import contextlib
+import shutil
 import socket
+import ssl
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,6 +68,30 @@ def test_a_port_in_use_is_said() -> None:
 def test_it_binds_ipv6(start: Start) -> None:
     service = start(HOST="::")
     assert service.get("/pid")[0] == 200
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl, which makes the certificate, is not installed")
+def test_it_speaks_tls_where_gunicorn_is_given_a_certificate(tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    words = ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost")
+    subprocess.run([*words, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    service = Service(GUNICORN_CMD_ARGS=f"--certfile {certificate} --keyfile {key}")
+    context = ssl.create_default_context(cafile=str(certificate))
+
+    def answers() -> bool:
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(("127.0.0.1", service.port), 5) as plain,
+            context.wrap_socket(plain, server_hostname="localhost") as connection,
+        ):
+            connection.sendall(b"GET /pid HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            return connection.recv(64).startswith(b"HTTP/1.1 200")
+        return False
+
+    try:
+        eventually(answers)
+    finally:
+        assert service.stop() == 0
 
 
 def test_the_metrics_folder_goes_with_the_service(start: Start) -> None:

@@ -11,6 +11,7 @@ import asyncio
 import selectors
 import threading
 import time
+from contextvars import Context
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -58,19 +59,19 @@ def connect(arguments: dict[str, Any]) -> PsycopgConnection:
     Parameters
     ----------
     arguments
-        Those of `psycopg2.connect`. `connect_timeout` is for all hosts together, and kept by us: libpq leaves it to
-        those who wait themselves (PostgreSQL manual, 34.1.1, `PQconnectPoll`).
+        Those of `psycopg2.connect`. `connect_timeout` is for each host, and kept by us: libpq leaves it to those who
+        wait themselves (PostgreSQL manual, 34.1.1, `PQconnectPoll`).
 
     Raises
     ------
     psycopg2.OperationalError
         No server took the connection; `ConnectTimeout` where one did not answer.
     """
-    _connecting.until = time.monotonic() + arguments["connect_timeout"]
+    _connecting.seconds, _connecting.address = arguments["connect_timeout"], None
     try:
-        connection: PsycopgConnection = psycopg2.connect(**arguments)
+        connection: PsycopgConnection = psycopg2.connect(**{**arguments, "connect_timeout": None})
     finally:
-        _connecting.until = None
+        _connecting.seconds = None
     return connection
 
 
@@ -97,7 +98,8 @@ class _Readiness:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._selector = selectors.DefaultSelector()
-        loop.add_reader(self._selector.fileno(), self._wake)
+        # In a context of its own, not in that of the request that came first.
+        Context().run(loop.add_reader, self._selector.fileno(), self._wake)
 
     async def of(self, connection: PsycopgConnection, state: int) -> None:
         """Wait until a connection is ready for what psycopg2 wants to do."""
@@ -127,11 +129,17 @@ async def _ready(connection: PsycopgConnection, state: int) -> None:
 
 
 def _wait_in_thread(connection: PsycopgConnection, state: int) -> None:
-    until: float | None = getattr(_connecting, "until", None)
-    with selectors.DefaultSelector() as selector:
+    seconds = getattr(_connecting, "seconds", None)
+    if seconds is not None:
+        address = address_of(connection)
+        if address != _connecting.address:  # libpq has gone on to the next host
+            _connecting.address, _connecting.until = address, time.monotonic() + seconds
+        seconds = max(0.0, _connecting.until - time.monotonic())
+    # It needs no descriptor of its own, of which there may be none left.
+    with selectors.PollSelector() as selector:
         selector.register(connection, _EVENTS[state])
-        if not selector.select(None if until is None else max(0.0, until - time.monotonic())):
-            raise ConnectTimeout(address_of(connection))
+        if not selector.select(seconds):
+            raise ConnectTimeout(address)
 
 
 def wait_on_loop() -> None:

@@ -17,7 +17,7 @@ from app.core.config import Settings
 from app.core.database.driver import DRIVER, wait_on_loop
 from app.core.database.slow import log_slow_statements
 
-# Seconds, for all hosts of a URL together; `Connector` then tries them in another order.
+# Seconds, of which each of several hosts has its share.
 _CONNECT_TIMEOUT = 3
 # Linux alone tells the end of a stream from other input.
 _INPUT_OR_END: int = select.POLLIN | getattr(select, "POLLRDHUP", 0)
@@ -35,7 +35,6 @@ def connect_arguments(settings: Settings, database_url: SecretStr | None = None)
     given = parse_dsn(url)
     defaults: dict[str, Any] = {
         "application_name": settings.service_name,
-        "connect_timeout": _CONNECT_TIMEOUT,
         "keepalives_idle": 5,
         "keepalives_interval": 5,
         "keepalives_count": 3,
@@ -47,11 +46,10 @@ def connect_arguments(settings: Settings, database_url: SecretStr | None = None)
         # Whoever waits for a lock in vain learns that it was the lock.
         ours = f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds // 2}"
         given["options"] = f"{given.get('options', '')} {ours}".strip()
-    return {
-        "dsn": url,
-        **defaults,
-        **{k: v for k, v in given.items() if k in defaults or k == "options"},
-    }
+    theirs: dict[str, Any] = {k: v for k, v in given.items() if k in defaults or k == "options"}
+    # To libpq, none is for ever; nothing is, here.
+    theirs["connect_timeout"] = int(given.get("connect_timeout", 0)) or _CONNECT_TIMEOUT
+    return {"dsn": url, **defaults, **theirs}
 
 
 def connect(settings: Settings) -> PsycopgConnection:

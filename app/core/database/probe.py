@@ -21,7 +21,7 @@ _FRESH = 1.0
 _PATIENCE = 1.0
 """Seconds after which a database that has not answered is not there."""
 _CONNECT_TIMEOUT = 2
-"""Seconds, a host: libpq knows nothing less."""
+"""Seconds, of which each of several hosts has its share."""
 
 
 class Probe:
