@@ -37,8 +37,9 @@ _QUIET_RETIRING = 5.0
 # A successor that boots longer than this is not waited for: connections wait in the kernel's queue.
 _BOOT_SECONDS = 30.0
 _CLOSE = (b"connection", b"close")
-# Python's own are 700 (2,000 since 3.13), 10, 10: a young round for every few dozen requests.
-_GC_THRESHOLDS = 10_000, 10, 10
+# Python's own are 700 (2,000 since 3.13), 10, 10. With what was imported out of the way full rounds are cheap, and come
+# often: what they find would be 10 MB a worker with 10,000, 10, 10, and costs no less (docs/performance.md).
+_GC_THRESHOLDS = 3_000, 2, 2
 
 logger = logging.getLogger("uvicorn.error")
 

@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import TypeVar
 
 from psycopg2.extensions import connection as PsycopgConnection  # noqa: N812 - it is a class
@@ -96,9 +96,13 @@ class Lane:
 
     async def _turn(self) -> None:
         """Wait until a connection is free; whoever is cancelled meanwhile never had a turn."""
+        if not self._slots.locked():
+            await self._slots.acquire()
+            DB_POOL_WAIT.observe(0.0)
+            return
         asked = time.perf_counter()
         try:
-            with DB_POOL_WAITING.track_inprogress() if self._slots.locked() else nullcontext():
+            with DB_POOL_WAITING.track_inprogress():
                 async with asyncio.timeout(self._pool_timeout):
                     await self._slots.acquire()
         except TimeoutError:

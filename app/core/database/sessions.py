@@ -31,6 +31,8 @@ WriteConnection = NewType("WriteConnection", ReadConnection)
 
 _LOOK = 0.5
 """Seconds between two looks at what may hang."""
+_REPORT = 0.02
+"""Seconds by which the gauges may be late: to set them twice a statement was 16 us of a read's CPU time, a fortieth."""
 # Questions that share a statement, and statements of a kind that are under way at once (docs/performance.md).
 _TOGETHER = 100
 _UNDER_WAY = 2
@@ -101,6 +103,7 @@ class Database:
         self._replica = Replica(settings, url, self._report) if url else None
         self._lanes = [lane for lane in (self._primary, self._replica) if lane]
         self._pool_timeout = settings.db_pool_timeout
+        self._reporting = False
         self._coalescers: dict[Callable[..., Any], Coalescer[Any, Any]] = {}
         self._watching = asyncio.get_running_loop().create_task(self._watch())
 
@@ -185,6 +188,13 @@ class Database:
                 coalescer.give_up(self._pool_timeout, DatabaseError("No database connection came free in time"))
 
     def _report(self) -> None:
+        """Have the gauges set soon, once for whatever happens until then."""
+        if not self._reporting:
+            self._reporting = True
+            asyncio.get_running_loop().call_later(_REPORT, self._set_gauges)
+
+    def _set_gauges(self) -> None:
+        self._reporting = False
         _in_use.set(sum(lane.busy for lane in self._lanes))
         _idle.set(sum(lane.idle for lane in self._lanes))
 
