@@ -54,6 +54,11 @@ class Result:
         return statistics.median(sample.service_cpu + sample.database_cpu for sample in self._good)
 
     @property
+    def stuck(self) -> bool:
+        """Whether it never answered at all."""
+        return all(sample.stuck for sample in self.samples)
+
+    @property
     def _good(self) -> list[Sample]:
         return [sample for sample in self.samples if not sample.stuck] or self.samples
 
@@ -86,6 +91,8 @@ def _row(result: Result) -> str:
     trips = "" if result.round_trips is None else f"{result.round_trips:.2f}"
     failed = sum(sample.failed for sample in result.samples)
     name = f"{result.name} ({failed} failed)" if failed else result.name
+    if result.stuck:
+        return f"| {result.name} (stuck) " + "| " * (len(_COLUMNS) - 1) + "|"
     words = (
         name,
         f"{result.median('requests_per_second'):,.0f}",
@@ -103,10 +110,11 @@ _SERVICE, _DATABASE = "#2563a8", "#e0a030"
 
 
 def picture(results: Iterable[Result], title: str) -> str:
-    """Draw CPU time a request as bars, the service's and the database's, a group for each cell."""
+    """Draw CPU time a request as bars, the service's and the database's, a group for each cell; not who got stuck."""
     cells: dict[Cell, list[Result]] = {}
     for result in results:
-        cells.setdefault(result.cell, []).append(result)
+        if not result.stuck:
+            cells.setdefault(result.cell, []).append(result)
     body, y = [], 56
     for cell, members in cells.items():
         longest = max(member.cpu for member in members) or 1.0
