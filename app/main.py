@@ -51,15 +51,17 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     app.state.database = Database(settings)
     app.state.probe = Probe(settings)
-    app.state.downstream = new_pool()
-    app.state.inventory = stock.inventory_of(settings, app.state.downstream)
+    # Its certificates of authorities take 50 ms and more to read, and 3 to 7 MB: only where there is somebody to call.
+    pool = new_pool() if settings.inventory_url else None
+    app.state.inventory = stock.inventory_of(settings, pool)
     if app.state.telemetry is not None:
-        app.state.telemetry.start(app.state.downstream)
+        app.state.telemetry.start(pool)
     async with watched(app.state.probe):
         yield
     if app.state.telemetry is not None:
         await app.state.telemetry.stop()
-    await app.state.downstream.aclose()
+    if pool is not None:
+        await pool.aclose()
     app.state.probe.close()
     app.state.database.dispose()
 

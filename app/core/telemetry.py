@@ -150,9 +150,10 @@ class Telemetry:
         }
         self._statements = _Statements(self._provider.get_tracer("app.core.database", __version__))
 
-    def start(self, client: httpx2.AsyncClient) -> None:
-        """Trace statements, and what `client` sends."""
-        HTTPX2ClientInstrumentor.instrument_client(client, tracer_provider=self._provider)
+    def start(self, client: httpx2.AsyncClient | None) -> None:
+        """Trace statements, and what `client` sends, if there is one."""
+        if client is not None:
+            HTTPX2ClientInstrumentor.instrument_client(client, tracer_provider=self._provider)
         for name, listener in self._statements.listeners():
             event.listen(Engine, name, listener)
 

@@ -33,9 +33,9 @@ class _Level(BaseModel):
     quantity: Quantity
 
 
-def inventory_of(settings: Settings, pool: httpx2.AsyncClient) -> Downstream | None:
+def inventory_of(settings: Settings, pool: httpx2.AsyncClient | None) -> Downstream | None:
     """Make the inventory service, if there is one."""
-    return Downstream("inventory", str(settings.inventory_url), pool) if settings.inventory_url else None
+    return Downstream("inventory", str(settings.inventory_url), pool) if pool and settings.inventory_url else None
 
 
 async def _inventory(request: Request) -> Downstream:
