@@ -2,7 +2,7 @@
 
 All workers wait at the same listeners, and whoever wakes first would take everybody: of 32 connections that were opened
 at once, one of two idle workers got 24 to 32, and had their requests to itself for as long as they lived
-(docs/performance.md). So a worker that is ahead leaves new connections to the others for a moment.
+(docs/adr/0017). So a worker that is ahead leaves new connections to the others for a moment.
 """
 
 import asyncio

@@ -21,6 +21,15 @@ def _port(proxy: Proxy) -> int:
     return urlsplit(proxy.url).port or 0
 
 
+def to_hosts(proxy: Proxy, hosts: str, query: str = "") -> Connector:
+    """Connect to other hosts than the URL of `proxy` has."""
+    wait_on_loop()
+    parts = urlsplit(proxy.url)
+    user = parts.netloc.rpartition("@")[0]
+    dsn = parts._replace(netloc=f"{user}@{hosts}", query=query).geturl()
+    return Connector({"dsn": dsn, "connect_timeout": TIMEOUT}, most=2)
+
+
 @pytest.fixture
 def other(database_url: str) -> Iterator[Proxy]:
     """Stand between the service and the database, too."""
@@ -31,11 +40,7 @@ def other(database_url: str) -> Iterator[Proxy]:
 @pytest.fixture
 def connector(proxy: Proxy, other: Proxy) -> Connector:
     """Connect to `proxy`, or else to `other`."""
-    wait_on_loop()
-    parts = urlsplit(proxy.url)
-    user = parts.netloc.rpartition("@")[0]
-    dsn = parts._replace(netloc=f"{user}@127.0.0.1:{_port(proxy)},127.0.0.1:{_port(other)}").geturl()
-    return Connector({"dsn": dsn, "connect_timeout": TIMEOUT}, most=2)
+    return to_hosts(proxy, f"127.0.0.1:{_port(proxy)},127.0.0.1:{_port(other)}")
 
 
 def leads_to(connector: Connector) -> int:
@@ -79,12 +84,8 @@ def test_a_host_that_hung_is_the_first_again_after_a_while(
 
 
 def test_hosts_that_look_alike_take_turns(proxy: Proxy, other: Proxy) -> None:
-    parts = urlsplit(proxy.url)
-    user = parts.netloc.rpartition("@")[0]
     hosts = f"localhost:{_port(proxy)},localhost:{_port(proxy)}"
-    dsn = parts._replace(netloc=f"{user}@{hosts}", query="hostaddr=127.0.0.3,127.0.0.1").geturl()
-    wait_on_loop()
-    connector = Connector({"dsn": dsn, "connect_timeout": TIMEOUT}, most=2)
+    connector = to_hosts(proxy, hosts, "hostaddr=127.0.0.3,127.0.0.1")
     orders = []
     for _ in range(2):
         orders.append(connector._order())
@@ -94,11 +95,7 @@ def test_hosts_that_look_alike_take_turns(proxy: Proxy, other: Proxy) -> None:
 
 
 def test_one_port_is_that_of_all_hosts(proxy: Proxy) -> None:
-    parts = urlsplit(proxy.url)
-    user, database = parts.netloc.rpartition("@")[0], parts.path
-    wait_on_loop()
-    dsn = f"postgresql://{user}@{database}?host=127.0.0.3,127.0.0.1&port={_port(proxy)}"
-    assert leads_to(Connector({"dsn": dsn, "connect_timeout": TIMEOUT}, most=2)) == _port(proxy)
+    assert leads_to(to_hosts(proxy, "", f"host=127.0.0.3,127.0.0.1&port={_port(proxy)}")) == _port(proxy)
 
 
 def test_no_host_answers(connector: Connector, proxy: Proxy, other: Proxy) -> None:

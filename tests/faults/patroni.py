@@ -207,19 +207,16 @@ class Cluster:
     def new_leader(self, former: Node) -> tuple[str, float]:
         """Wait until another node is the primary; return its own URL, and when it was."""
         urls = [_url(node) for node in self.nodes if node is not former]
-        found: list[str] = []
 
-        def leads() -> bool:
+        def leading() -> str | None:
             # A look at PostgreSQL itself: Patroni says so later.
             for url in urls:
                 with contextlib.suppress(psycopg2.Error):
                     if query(url, "SHOW transaction_read_only") == [("off",)]:
-                        found.append(url)
-                        return True
-            return False
+                        return url
+            return None
 
-        eventually(leads, TTL * 3, pause=0.1)
-        return found[0], time.monotonic()
+        return eventually(leading, TTL * 3, pause=0.1), time.monotonic()
 
 
 def _url(*nodes: Node, database: str = "items") -> str:
