@@ -11,8 +11,8 @@ import app
 from alembic import context
 from app.core.config import load_settings
 from app.core.database.base import Base
-from app.core.database.engine import connect
-from app.core.logs import log_config
+from app.core.database.engine.pool import connect
+from app.core.observability.logs import log_config
 
 # One number for this service: any number of starters migrate, one after the other.
 _ADVISORY_LOCK = 7_403_118_511_042_931

@@ -13,22 +13,20 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from app import __version__
-from app.core.admission import AdmissionMiddleware
+from app.core.api.openapi import truthful
 from app.core.client import new_pool
 from app.core.config import Settings, load_settings
-from app.core.database import Database, Probe
+from app.core.database import Database, HealthCheck
 from app.core.errors import handle_http_error, handle_validation_error
-from app.core.logs import log_config
-from app.core.middleware import (
-    BodyLimitMiddleware,
-    CrashMiddleware,
-    HostMiddleware,
-    MethodMiddleware,
-    RequestMiddleware,
-)
-from app.core.openapi import truthful
-from app.core.routes import RouteTable
-from app.core.vitals import watched
+from app.core.middleware.body_limit import BodyLimitMiddleware
+from app.core.middleware.concurrency_limit import ConcurrencyLimitMiddleware
+from app.core.middleware.hosts import HostMiddleware
+from app.core.middleware.methods import MethodMiddleware
+from app.core.middleware.request import RequestMiddleware
+from app.core.middleware.route_table import RouteTable
+from app.core.middleware.unhandled_errors import UnhandledErrorMiddleware
+from app.core.observability.logs import log_config
+from app.core.observability.process_sampler import sample_process
 from app.items import stock
 
 # Every feature, a line each, the busiest first: FastAPI tries one route after the other.
@@ -36,13 +34,13 @@ FEATURES = (
     "app.items.router",
     "app.items.stock",
     "app.health.router",
-    "app.core.exposition",
+    "app.core.observability.metrics_endpoint",
 )
 # Requests in flight a worker, beyond which it refuses (docs/reliability.md): a fraction of a second's work.
 _IN_FLIGHT, _IN_FLIGHT_A_CONNECTION = 256, 32
 
 if TYPE_CHECKING:
-    from app.core.telemetry import Telemetry
+    from app.core.observability.opentelemetry import Telemetry
 
 
 @asynccontextmanager
@@ -50,19 +48,19 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Own what lives as long as the process; nothing here needs the database to be there."""
     settings: Settings = app.state.settings
     app.state.database = Database(settings)
-    app.state.probe = Probe(settings)
+    app.state.health_check = HealthCheck(settings)
     # Its certificates of authorities take 50 ms and more to read, and 3 to 7 MB: only where there is somebody to call.
     pool = new_pool() if settings.inventory_url else None
     app.state.inventory = stock.inventory_of(settings, pool)
     if app.state.telemetry is not None:
         app.state.telemetry.start(pool)
-    async with watched(app.state.probe):
+    async with sample_process(app.state.health_check.is_up):
         yield
     if app.state.telemetry is not None:
         await app.state.telemetry.stop()
     if pool is not None:
         await pool.aclose()
-    app.state.probe.close()
+    app.state.health_check.close()
     app.state.database.dispose()
 
 
@@ -91,8 +89,8 @@ def _middleware(settings: Settings, routes: RouteTable) -> list[Middleware]:
         )
     return [
         *stack,
-        Middleware(CrashMiddleware),
-        Middleware(AdmissionMiddleware, limit=in_flight, routes=routes),
+        Middleware(UnhandledErrorMiddleware),
+        Middleware(ConcurrencyLimitMiddleware, limit=in_flight, routes=routes),
         Middleware(BodyLimitMiddleware, max_body_bytes=settings.max_body_bytes),
         Middleware(MethodMiddleware, routes=routes),
     ]
@@ -101,7 +99,7 @@ def _middleware(settings: Settings, routes: RouteTable) -> list[Middleware]:
 def _telemetry(settings: Settings) -> "Telemetry | None":
     if settings.otel_exporter_otlp_endpoint is None:
         return None
-    from app.core.telemetry import Telemetry  # noqa: PLC0415 - what is off is not even imported
+    from app.core.observability.opentelemetry import Telemetry  # noqa: PLC0415 - what is off is not even imported
 
     return Telemetry(settings)
 
@@ -138,7 +136,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.telemetry = telemetry
     app.state.routes = routes
 
-    for feature in (*FEATURES, "app.core.docs") if settings.docs_enabled else FEATURES:
+    for feature in (*FEATURES, "app.core.api.swagger_ui") if settings.docs_enabled else FEATURES:
         # As they are: `include_router` keeps each router apart, and FastAPI then looks twice for every route.
         app.router.routes.extend(import_module(feature).router.routes)
 

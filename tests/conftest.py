@@ -28,7 +28,7 @@ for _name in (*Settings.model_fields, "prometheus_multiproc_dir", "metrics_slot"
 os.environ["DATABASE_URL"] = "postgresql://nobody@127.0.0.1:1/nowhere"
 Settings.model_config["env_file"] = None
 
-from app.core.logs import LineHandler, log_config  # noqa: E402
+from app.core.observability.logs import LineHandler, log_config  # noqa: E402
 from app.main import create_app  # noqa: E402
 
 

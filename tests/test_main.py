@@ -4,7 +4,7 @@ from fastapi.routing import iter_route_contexts
 from starlette.testclient import TestClient
 
 from app import __version__
-from app.core.routes import RouteTable
+from app.core.middleware.route_table import RouteTable
 
 ROUTES = {
     "/health/live": {"GET"},

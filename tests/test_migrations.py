@@ -106,7 +106,7 @@ def test_there_is_one_line_of_revisions() -> None:
 def test_any_number_of_starters_migrate_once_and_none_fails(empty_database_url: str) -> None:
     # Imports take longest: all come so far first. Then somebody holds up the first statement of each, so that
     # none is through before the last one has begun.
-    wait = "import alembic.config as a, app.core.database.engine as e; input(); a.main(['upgrade', 'head'])"
+    wait = "import alembic.config as a, app.core.database.engine.pool as e; input(); a.main(['upgrade', 'head'])"
     processes = [start_python(empty_database_url, "-c", wait) for _ in range(8)]
     with connected(empty_database_url) as other, other.cursor() as cursor:
         cursor.execute("BEGIN; CREATE TABLE alembic_version ()")

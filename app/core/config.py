@@ -14,6 +14,9 @@ from psycopg2.extensions import parse_dsn
 from pydantic import AfterValidator, BeforeValidator, Field, HttpUrl, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+PROBE_PATHS = frozenset({"/health/live", "/health/ready", "/metrics"})
+"""Paths that Kubernetes and Prometheus ask every few seconds: never rejected, not traced, logged at DEBUG."""
+
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
 

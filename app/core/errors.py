@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Scope
 
-from app.core.tracing import get_trace_id
+from app.core.observability.trace_id import get_trace_id
 
 PROBLEM_JSON = "application/problem+json"
 _LONGEST_NAME = 64
@@ -113,7 +113,7 @@ class DatabaseError(APIError):
 
 
 class Overloaded(APIError):
-    """More work than can be done in time (`app/core/admission.py`)."""
+    """More work than can be done in time (`app/core/middleware/concurrency_limit.py`)."""
 
     code, status, default_message = "OVERLOADED", 503, "Too much to do at the moment"
     default_headers: ClassVar[Mapping[str, str]] = {"Retry-After": "1"}

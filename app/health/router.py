@@ -6,8 +6,8 @@ from typing import ClassVar, Literal
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
-from app.core import openapi
-from app.core.database import Probe
+from app.core.api import openapi
+from app.core.database import HealthCheck
 from app.core.errors import APIError
 from app.core.lifecycle import lifecycle
 
@@ -44,7 +44,7 @@ async def get_ready(request: Request) -> Ready:
     """Answer 503 while the database is away, and from the moment of `SIGTERM`."""
     if lifecycle.draining:
         raise NotReady("Shutting down")
-    probe: Probe = request.app.state.probe
-    if not await probe.answers():
+    health_check: HealthCheck = request.app.state.health_check
+    if not await health_check.is_up():
         raise NotReady
     return Ready()

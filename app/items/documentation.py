@@ -2,11 +2,11 @@
 
 from typing import Any
 
+from app.core.api.conditional_requests import IF_MATCH, IF_NONE_MATCH, PreconditionFailed
+from app.core.api.idempotency import IdempotencyKeyInUse, IdempotencyKeyReused
+from app.core.api.json_body import MERGE_PATCH_JSON
+from app.core.api.openapi import also_accepts, errors, header, link
 from app.core.errors import Conflict, InvalidInput, PayloadTooLarge, UnsupportedMediaType
-from app.core.idempotency import IdempotencyKeyInUse, IdempotencyKeyReused
-from app.core.json_body import MERGE_PATCH_JSON
-from app.core.openapi import also_accepts, errors, header, link
-from app.core.preconditions import IF_MATCH, IF_NONE_MATCH, PreconditionFailed
 from app.items.errors import ItemNotFound
 
 _ETAG = {"ETag": header("The entity tag: it changes whenever the item does", '"3"')}

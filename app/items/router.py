@@ -4,15 +4,15 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Path, Query, Request, Response
 
-from app.core import openapi
+from app.core.api import openapi
+from app.core.api.conditional_requests import Preconditions, entity_tag
+from app.core.api.idempotency import Inserted, Key, Once
+from app.core.api.pagination import link_to_next, split
+from app.core.api.route import JSONRoute
+from app.core.api.strict_query import StrictQuery
+from app.core.api.types import IdText
 from app.core.database import CoalescedRead, CoalescedWrite, Read, RepeatableWrite, Transaction, Write
 from app.core.errors import DatabaseError, InvalidInput
-from app.core.fields import IdText
-from app.core.idempotency import Inserted, Key, Once
-from app.core.paging import link_to_next, split
-from app.core.preconditions import Preconditions, entity_tag
-from app.core.query import StrictQuery
-from app.core.route import JSONRoute
 from app.items import documentation, store
 from app.items.errors import ItemNotFound
 from app.items.schemas import Item, ItemBatch, ItemBatchCreate, ItemCreate, ItemPage, ItemPatch, ItemQuery

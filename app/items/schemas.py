@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, with_config
 from typing_extensions import TypedDict
 
-from app.core.fields import NO_NUL, Id, Money, MoneyBound, MoneyValue, Timestamp
-from app.core.paging import NextCursor, PageQuery
+from app.core.api.pagination import NextCursor, PageQuery
+from app.core.api.types import NO_NUL, Id, Money, MoneyBound, MoneyValue, Timestamp
 
 
 def _alphanumeric(value: str) -> str:

@@ -6,11 +6,11 @@ import httpx2
 from fastapi import APIRouter, Depends, Path, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.core import openapi
+from app.core.api import openapi
+from app.core.api.types import MAX_ID, Id, IdText
 from app.core.client import Downstream
 from app.core.config import Settings
 from app.core.errors import DownstreamError, DownstreamTimeout, NotFound
-from app.core.fields import MAX_ID, Id, IdText
 from app.items.errors import ItemNotFound
 
 router = APIRouter(prefix="/items", tags=["items"])

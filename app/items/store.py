@@ -21,10 +21,10 @@ from sqlalchemy import (
     update,
 )
 
+from app.core.api.conditional_requests import PreconditionFailed, Preconditions
+from app.core.api.idempotency import Inserted, Once, insert_once, remember
+from app.core.api.pagination import Pages, begins_with
 from app.core.database import ReadConnection, WriteConnection
-from app.core.idempotency import Inserted, Once, insert_once, remember
-from app.core.paging import Pages, begins_with
-from app.core.preconditions import PreconditionFailed, Preconditions
 from app.items.errors import ItemNotFound
 from app.items.models import Item
 from app.items.schemas import ItemCreate, ItemPatch, ItemQuery

@@ -13,8 +13,8 @@ import sys
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
 from app.core.config import load_settings  # noqa: E402
-from app.core.logs import log_config  # noqa: E402
-from app.server.streams import capture_stderr  # noqa: E402
+from app.core.observability.logs import log_config  # noqa: E402
+from app.server.stderr_capture import capture_stderr  # noqa: E402
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import socket
 import ssl
 from collections.abc import Callable, Collection, Sequence
 
-from app.server.board import Board
+from app.server.shared_state import SharedState
 
 # At most so many a turn of the event loop: who is connected already is served in between, and who connects to a busy
 # service does not wait behind thousands.
@@ -43,7 +43,7 @@ class Acceptor:
         Makes what serves a connection.
     connections
         Those that are served now.
-    board, slot
+    shared_state, slot
         What all workers share, and this worker's place on it.
     tls
         Given where connections begin with a handshake.
@@ -54,7 +54,7 @@ class Acceptor:
         listeners: Sequence[socket.socket],
         make_protocol: Callable[[], asyncio.Protocol],
         connections: Collection[object],
-        board: Board,
+        shared_state: SharedState,
         slot: int,
         *,
         tls: ssl.SSLContext | None = None,
@@ -63,7 +63,7 @@ class Acceptor:
         self._listeners = listeners
         self._make_protocol = make_protocol
         self._connections = connections
-        self._board = board
+        self._shared_state = shared_state
         self._slot = slot
         self._tls = {"ssl": tls, "ssl_handshake_timeout": _HANDSHAKE} if tls else {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -108,13 +108,13 @@ class Acceptor:
     def report(self) -> int:
         """Let the other workers know how many connections are here."""
         number = len(self._connections) + self._coming
-        self._board.connected(self._slot, number)
+        self._shared_state.connected(self._slot, number)
         return number
 
     def _accept_fairly(self, listener: socket.socket) -> None:
         for _ in range(_A_TURN):
             number = self.report()
-            if number >= self._board.fewest_connections() + _AHEAD + number // _SHARE_AHEAD:
+            if number >= self._shared_state.fewest_connections() + _AHEAD + number // _SHARE_AHEAD:
                 self._wait(_MOMENT)
                 return
             if not self._accept(listener, 1):

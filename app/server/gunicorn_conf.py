@@ -1,7 +1,7 @@
 """gunicorn's settings and hooks; `gunicorn.conf.py` imports them.
 
 It runs once, in the master, before any worker is forked. The master imports neither the app nor
-`app.core.metrics`: a reload brings new code, and the master writes no metrics.
+`app.core.observability.instruments`: a reload brings new code, and the master writes no metrics.
 """
 
 import math
@@ -12,11 +12,11 @@ from types import FrameType
 from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
 
 from app.core.config import load_settings
-from app.core.logs import log_config
+from app.core.observability.logs import log_config
 from app.server import metrics_dir
-from app.server.board import board
 from app.server.server import LIFESPAN_SECONDS
-from app.server.streams import capture_stderr
+from app.server.shared_state import shared_state
+from app.server.stderr_capture import capture_stderr
 from app.server.worker import ServiceWorker
 
 _settings = load_settings()
@@ -53,13 +53,13 @@ def when_ready(server: Arbiter) -> None:
     def announce(number: int, frame: FrameType | None) -> None:
         if os.getpid() != server.pid:
             os._exit(0)  # a worker just forked, with its master's handlers: it has nothing to finish
-        if number == signal.SIGINT and not board.halting:
+        if number == signal.SIGINT and not shared_state.halting:
             # gunicorn would cut off what is in flight; the first Ctrl-C is graceful, without a
             # drain since no load balancer watches a terminal. The second one is quick.
-            board.halt(drain=False)
+            shared_state.halt(drain=False)
             number = signal.SIGTERM
         elif number == signal.SIGTERM:
-            board.halt(drain=True)
+            shared_state.halt(drain=True)
         server.signal(number, frame)
 
     signal.signal(signal.SIGTERM, announce)
@@ -70,7 +70,7 @@ def pre_fork(server: Arbiter, worker: ServiceWorker) -> None:
     """Give the worker the lowest free slot, so that it goes on with its predecessor's metrics."""
     taken = {living.slot for living in server.WORKERS.values()}
     worker.slot = next(slot for slot in range(len(taken) + 1) if slot not in taken)
-    board.booting(worker.slot)
+    shared_state.booting(worker.slot)
 
 
 def post_fork(_server: Arbiter, worker: ServiceWorker) -> None:
@@ -86,5 +86,5 @@ def child_exit(_server: Arbiter, worker: ServiceWorker) -> None:
     # Imported late: prometheus_client must not be there before its folder is.
     from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415
 
-    board.gone(worker.slot)
+    shared_state.gone(worker.slot)
     mark_process_dead(worker.slot, _metrics_folder)  # type: ignore[no-untyped-call]

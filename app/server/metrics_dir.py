@@ -1,4 +1,4 @@
-"""The folder in which the workers keep their metrics (see `app.core.metrics`), made by the master.
+"""The folder in which the workers keep their metrics (see `app.core.observability.instruments`), made by the master.
 
 Its owner holds a lock on it (`flock`), and so do the workers that it forks. The kernel drops the lock
 with the last of them, however they die; a folder that can be locked is therefore nobody's. A process

@@ -19,7 +19,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.core.errors import error_response
 from app.core.lifecycle import EARLY, REFUSED, lifecycle
-from app.core.tracing import set_trace_id, trace_id_of
+from app.core.observability.trace_id import set_trace_id, trace_id_of
 
 # The head of a request, all fields and the target; nginx and Node allow 32 and 16 KB.
 MAX_HEAD_BYTES = 32 * 1024
@@ -61,7 +61,7 @@ def read_on() -> None:
 
 def _count_refused(status: int) -> None:
     # Imported late: the master, which imports this module, must not import the metrics (see `gunicorn_conf`).
-    from app.core.metrics import HTTP_REQUESTS  # noqa: PLC0415
+    from app.core.observability.instruments import HTTP_REQUESTS  # noqa: PLC0415
 
     HTTP_REQUESTS.labels("_OTHER", "unmatched", str(status)).inc()
 

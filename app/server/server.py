@@ -23,8 +23,8 @@ from uvicorn.server import Server
 
 from app.core.lifecycle import lifecycle
 from app.server.acceptor import Acceptor
-from app.server.board import Board
 from app.server.protocol import ServiceProtocol, read_on
+from app.server.shared_state import SharedState
 
 # All in seconds.
 LIFESPAN_SECONDS = 5.0  # the app's own shutdown may take so long
@@ -62,7 +62,7 @@ class ServiceServer(Server):
     ----------
     config
         uvicorn's.
-    board, slot
+    shared_state, slot
         What master and workers share, and this worker's place on it.
     parent
         Process id of the master.
@@ -75,14 +75,14 @@ class ServiceServer(Server):
         self,
         config: Config,
         *,
-        board: Board,
+        shared_state: SharedState,
         slot: int,
         parent: int,
         drain_seconds: float,
         finish_seconds: float,
     ) -> None:
         super().__init__(config)
-        self._board = board
+        self._shared_state = shared_state
         self._slot = slot
         self._parent = parent
         self._drain_seconds = drain_seconds
@@ -117,10 +117,10 @@ class ServiceServer(Server):
         """Start, and tell retiring workers that they may stop accepting."""
         await super().startup(sockets=[])
         _settle_memory()
-        self._board.accepting(self._slot)
+        self._shared_state.accepting(self._slot)
         connections = self.server_state.connections
         self._acceptor = Acceptor(
-            sockets or [], self._make_protocol, connections, self._board, self._slot, tls=self.config.ssl
+            sockets or [], self._make_protocol, connections, self._shared_state, self._slot, tls=self.config.ssl
         )
 
     def _make_protocol(self) -> asyncio.Protocol:
@@ -142,24 +142,24 @@ class ServiceServer(Server):
     def _look_up(self) -> None:
         """See whether the whole service ends: the master says so, or is gone."""
         orphaned = os.getppid() != self._parent
-        if not (orphaned or self._board.halting or self._quick):
+        if not (orphaned or self._shared_state.halting or self._quick):
             return
         if orphaned:
             # At once: as long as we listen, a new master cannot.
             logger.warning("The master is gone")
-        drain = self._drain_seconds if self._board.drains and not orphaned else 0.0
+        drain = self._drain_seconds if self._shared_state.drains and not orphaned else 0.0
         self._drained_at = asyncio.get_running_loop().time() + drain
         lifecycle.draining = self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002
         """End: tell, go on serving, stop accepting, finish, and let the app shut down."""
         self.should_exit = True
-        self._board.retiring(self._slot)
+        self._shared_state.retiring(self._slot)
         self._look_up()
         self._say_close()
         logger.info("Halting" if lifecycle.draining else "Retiring")
         await self._serve_on()
-        self._board.leaving(self._slot)
+        self._shared_state.leaving(self._slot)
         self._acceptor.close()
         if not await self._finish():
             await self._cut_off()
@@ -187,9 +187,9 @@ class ServiceServer(Server):
 
     def _handed_over(self, waited: float, former: AbstractSet[ServiceProtocol]) -> bool:
         """Tell whether a retiring worker may stop accepting; `former` were here before it retired."""
-        if self._board.anyone_accepting():
+        if self._shared_state.anyone_accepting():
             return True
-        if self._board.successor_expected(self._slot):
+        if self._shared_state.successor_expected(self._slot):
             return waited >= _BOOT_SECONDS
         # Nobody will before we are gone: gunicorn replaces a recycled worker only after its exit. The
         # kernel queues who comes meanwhile; those who are here must be told before that.

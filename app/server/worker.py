@@ -11,8 +11,8 @@ from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
 from uvicorn_worker import UvicornWorker  # type: ignore[import-untyped]
 
 from app.core.config import load_settings
-from app.server.board import board
 from app.server.server import ServiceServer
+from app.server.shared_state import shared_state
 
 # Threads that nobody can stop (a query, a resolver) get so long after the last word was said.
 _LAST_SECONDS = 1.0
@@ -64,7 +64,7 @@ class ServiceWorker(UvicornWorker):  # type: ignore[misc]
         self.config.app = self.wsgi
         server = ServiceServer(
             self.config,
-            board=board,
+            shared_state=shared_state,
             slot=self.slot,
             parent=self.ppid,
             drain_seconds=settings.drain_seconds,

@@ -17,8 +17,8 @@ from alembic.script import ScriptDirectory
 from psycopg2.errors import UndefinedTable
 
 from app.core.config import Settings, load_settings
-from app.core.database.engine import connect
-from app.core.logs import log_config
+from app.core.database.engine.pool import connect
+from app.core.observability.logs import log_config
 
 PATIENCE = 300.0  # seconds; longer than a migration may wait for another one
 PAUSE = 1.0  # seconds between two looks

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from alembic import command
 from app.core.config import load_settings
-from app.core.logs import log_config
+from app.core.observability.logs import log_config
 
 # InternalError is what a standby says, which a failover has left in the primary's place (25006).
 TRANSIENT = (OperationalError, InterfaceError, InternalError)

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from app.core import config
 from app.core.config import Settings, load_settings
-from app.core.database.engine import connect_arguments
+from app.core.database.engine.pool import connect_arguments
 from tests.support.service import ROOT, environment
 
 SECRET = "hunter2"  # noqa: S105 - it must not show

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from sqlalchemy import text
 from starlette.testclient import TestClient
 
-from app.core.database import Probe
+from app.core.database import HealthCheck
 from app.core.lifecycle import lifecycle
 from tests.conftest import MakeClient
 from tests.support.errors import assert_error
@@ -90,18 +90,18 @@ def test_a_database_that_swallows_the_very_first_packet_is_not_ready_in_time(
 
 def test_the_database_is_asked_at_most_once_a_second(make_client: MakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[float] = []
-    ask = Probe._ask
+    ask = HealthCheck._ask
 
     client = make_client()
     app = client.app
     assert isinstance(app, FastAPI)
 
-    def counted(self: Probe) -> bool:
-        if self is app.state.probe:  # other apps of this process ask as well
+    def counted(self: HealthCheck) -> bool:
+        if self is app.state.health_check:  # other apps of this process ask as well
             asked.append(time.monotonic())
         return ask(self)
 
-    monkeypatch.setattr(Probe, "_ask", counted)
+    monkeypatch.setattr(HealthCheck, "_ask", counted)
     end = time.monotonic() + 2.3
 
     def keep_asking(_: int) -> set[int]:

@@ -14,8 +14,8 @@ import pytest
 import sqlalchemy
 from starlette.testclient import TestClient
 
+from app.core.api.pagination import _digest
 from app.core.database import ReadConnection
-from app.core.paging import _digest
 from app.items.schemas import ItemQuery
 from app.items.store import list_items
 from tests.conftest import SQL

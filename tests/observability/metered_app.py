@@ -4,7 +4,7 @@ import os
 
 from starlette.types import Receive, Scope, Send
 
-from app.core.metrics import HTTP_DURATION, HTTP_IN_PROGRESS, HTTP_REQUESTS, WORKER_STARTS, WORKERS
+from app.core.observability.instruments import HTTP_DURATION, HTTP_IN_PROGRESS, HTTP_REQUESTS, WORKER_STARTS, WORKERS
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx2
 from prometheus_client import CollectorRegistry, generate_latest
 
-from app.core.exposition import WorkersCollector
+from app.core.observability.metrics_endpoint import WorkersCollector
 from tests.conftest import StartService
 from tests.server.service import Service as ServerService
 from tests.server.service import eventually

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import pytest
 
 from app.server.acceptor import Acceptor
-from app.server.board import Board
+from app.server.shared_state import SharedState
 from tests.server.service import Service, eventually
 
 Start = Callable[..., Service]
@@ -56,11 +56,11 @@ def listener() -> Iterator[socket.socket]:
 
 
 @contextlib.asynccontextmanager
-async def accepting(listener: socket.socket, board: Board) -> AsyncIterator[Acceptor]:
+async def accepting(listener: socket.socket, shared_state: SharedState) -> AsyncIterator[Acceptor]:
     """Accept, as the worker in slot 0."""
     _Greeter.connections = set()
-    board.accepting(0)
-    acceptor = Acceptor([listener], _Greeter, _Greeter.connections, board, 0)
+    shared_state.accepting(0)
+    acceptor = Acceptor([listener], _Greeter, _Greeter.connections, shared_state, 0)
     try:
         yield acceptor
     finally:
@@ -86,33 +86,33 @@ async def greeted(listener: socket.socket, number: int) -> float:
 
 def test_a_worker_that_does_not_come_is_waited_for_a_moment_only(listener: socket.socket) -> None:
     async def main() -> None:
-        board = Board()
-        board.accepting(1)  # and it hangs
-        async with accepting(listener, board):
+        shared_state = SharedState()
+        shared_state.accepting(1)  # and it hangs
+        async with accepting(listener, shared_state):
             assert await greeted(listener, 100) < 1
 
     asyncio.run(main())
 
 
 def test_only_those_count_who_accept_and_stay() -> None:
-    board = Board()
-    assert board.fewest_connections() == math.inf
+    shared_state = SharedState()
+    assert shared_state.fewest_connections() == math.inf
     for slot, connections in enumerate((7, 5, 3)):
-        board.accepting(slot)
-        board.connected(slot, connections)
-    assert board.fewest_connections() == 3
-    board.retiring(2)
-    assert board.fewest_connections() == 5
-    board.gone(1)
-    assert board.fewest_connections() == 7
+        shared_state.accepting(slot)
+        shared_state.connected(slot, connections)
+    assert shared_state.fewest_connections() == 3
+    shared_state.retiring(2)
+    assert shared_state.fewest_connections() == 5
+    shared_state.gone(1)
+    assert shared_state.fewest_connections() == 7
 
 
 def test_a_shortage_of_descriptors_passes(listener: socket.socket, caplog: pytest.LogCaptureFixture) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     async def main() -> None:
-        board = Board()
-        async with accepting(listener, board):
+        shared_state = SharedState()
+        async with accepting(listener, shared_state):
             await greeted(listener, 1)
             with socket.create_connection(listener.getsockname()) as client:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (client.fileno() + 1, hard))

@@ -91,7 +91,7 @@ class Service:
     def wait_for_workers(self, number: int) -> list[int]:
         """Wait until so many workers serve, and return their process ids."""
         eventually(lambda: len(self.workers()) == number, 20)
-        # `board` says it to the service itself; from outside, the line of each worker's server does.
+        # `shared_state` says it to the service itself; from outside, the line of each worker's server does.
         eventually(lambda: self._booted() >= set(self.workers()), 20)
         return self.workers()
 

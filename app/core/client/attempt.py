@@ -6,7 +6,7 @@ import httpx2
 
 from app.core.client.failure import Failure, Outcome
 from app.core.client.retry import seconds_of
-from app.core.tracing import is_sampled, w3c_trace_id
+from app.core.observability.trace_id import is_sampled, w3c_trace_id
 
 MAX_BODY_BYTES = 1024 * 1024
 """Of an answer, after decompression."""
@@ -17,7 +17,7 @@ def trace_headers(trace_id: str) -> dict[str, str]:
     """Make the trace headers of one try; it is a span of its own.
 
     All calls of one request share a trace, whatever its trace id looks like. Whether it is recorded is the caller's
-    choice: we pass its flag on. Where `app.core.telemetry` is on, the span of the try puts its own in the place.
+    choice: we pass its flag on. With OpenTelemetry on, the span of the try replaces both values.
     """
     flags = "01" if is_sampled() else "00"
     traceparent = f"00-{w3c_trace_id(trace_id)}-{secrets.token_hex(8)}-{flags}"

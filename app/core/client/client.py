@@ -11,12 +11,12 @@ import httpx2
 from pydantic import BaseModel, ValidationError
 
 from app.core.client.attempt import attempt
-from app.core.client.breaker import CircuitBreaker
+from app.core.client.circuit_breaker import CircuitBreaker
 from app.core.client.failure import Failure, Outcome
 from app.core.client.retry import MAX_TRIES, RetryBudget, retrying
 from app.core.errors import APIError, DownstreamError, DownstreamTimeout
-from app.core.metrics import DOWNSTREAM_DURATION, DOWNSTREAM_REQUESTS
-from app.core.tracing import get_trace_id, new_trace_id
+from app.core.observability.instruments import DOWNSTREAM_DURATION, DOWNSTREAM_REQUESTS
+from app.core.observability.trace_id import get_trace_id, new_trace_id
 
 _log = logging.getLogger(__name__)
 

@@ -8,14 +8,14 @@ from app.core.database.dependencies import (
     Transaction,
     Write,
 )
-from app.core.database.probe import Probe
-from app.core.database.sessions import Database, ReadConnection, WriteConnection
+from app.core.database.health_check import HealthCheck
+from app.core.database.unit_of_work import Database, ReadConnection, WriteConnection
 
 __all__ = [
     "CoalescedRead",
     "CoalescedWrite",
     "Database",
-    "Probe",
+    "HealthCheck",
     "Read",
     "ReadConnection",
     "RepeatableWrite",

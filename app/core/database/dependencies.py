@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from app.core.database.sessions import Database, ReadSession, ReadTogether, WriteSession, WriteTogether
+from app.core.database.unit_of_work import Database, ReadSession, ReadTogether, WriteSession, WriteTogether
 
 
 def _database(request: Request) -> Database:

@@ -7,7 +7,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, InvalidRequestError, Oper
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from app.core.errors import APIError, Conflict, DatabaseError, InternalError, InvalidInput
-from app.core.metrics import DB_ERRORS
+from app.core.observability.instruments import DB_ERRORS
 
 _log = logging.getLogger(__name__)
 

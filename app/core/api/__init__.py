@@ -1,0 +1,1 @@
+"""What a router imports: the route class, types, conditional requests, pagination, idempotency, OpenAPI."""

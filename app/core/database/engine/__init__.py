@@ -1,0 +1,1 @@
+"""Connections: dialect, connector, pool, executor, watchdog, replica."""

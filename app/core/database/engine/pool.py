@@ -1,0 +1,106 @@
+"""How a connection is made, and the pool that keeps it."""
+
+import os
+import select
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import psycopg2
+from psycopg2.extensions import connection as PsycopgConnection  # noqa: N812 - it is a class
+from psycopg2.extensions import parse_dsn
+from pydantic import SecretStr
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.exc import DisconnectionError
+
+from app.core.config import Settings
+from app.core.database.engine.dialect import DRIVER, wait_on_loop
+from app.core.database.engine.slow_query_log import log_slow_statements
+
+# Seconds, of which each of several hosts has its share.
+_CONNECT_TIMEOUT = 3
+# Linux alone tells the end of a stream from other input.
+_INPUT_OR_END: int = select.POLLIN | getattr(select, "POLLRDHUP", 0)
+
+
+def connect_arguments(settings: Settings, database_url: SecretStr | None = None) -> dict[str, Any]:
+    """Build libpq's parameters (PostgreSQL manual, 34.1.2); the URL's own ones go before ours.
+
+    `database_url` is by default that of the settings.
+
+    A peer that vanished is noticed by keepalives after 5 + 3 x 5 s while we wait for an answer, and by
+    `tcp_user_timeout` (milliseconds) after 10 s while we send.
+    """
+    url = (database_url or settings.database_url).get_secret_value()
+    given = parse_dsn(url)
+    defaults: dict[str, Any] = {
+        "application_name": settings.service_name,
+        "keepalives_idle": 5,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 10_000,
+    }
+    if settings.db_statement_timeout > 0:
+        # Zero sends no `options`, which PgBouncer refuses.
+        milliseconds = round(settings.db_statement_timeout * 1000)
+        # Whoever waits for a lock in vain learns that it was the lock.
+        ours = f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds // 2}"
+        given["options"] = f"{given.get('options', '')} {ours}".strip()
+    theirs: dict[str, Any] = {k: v for k, v in given.items() if k in defaults or k == "options"}
+    # To libpq, none is for ever; nothing is, here.
+    theirs["connect_timeout"] = int(given.get("connect_timeout", 0)) or _CONNECT_TIMEOUT
+    return {"dsn": url, **defaults, **theirs}
+
+
+def connect(settings: Settings) -> PsycopgConnection:
+    """Open one connection, for a script."""
+    connection: PsycopgConnection = psycopg2.connect(**connect_arguments(settings))
+    return connection
+
+
+def create_pooled_engine(settings: Settings, creator: Callable[[], PsycopgConnection]) -> Engine:
+    """Create the engine, to be used in `greenlet_spawn`, after the fork; `creator` makes its connections.
+
+    Its connections are in AUTOCOMMIT, where a single statement needs no BEGIN and no COMMIT (psycopg2 would send
+    both), and stay there between uses: changing to and fro was a third of the CPU time of a read. Whoever wants a
+    transaction takes `execution_options(isolation_level="READ COMMITTED")`.
+    """
+    wait_on_loop()
+    engine = create_engine(
+        f"{DRIVER}://",
+        creator=creator,
+        pool_size=settings.db_pool_size,
+        max_overflow=0,
+        pool_timeout=settings.db_pool_timeout,
+        pool_recycle=settings.db_pool_recycle,
+        isolation_level="AUTOCOMMIT",
+        skip_autocommit_rollback=True,
+        pool_use_lifo=True,  # what is not needed rests, and is recycled
+        use_native_hstore=False,  # saves one round trip a connection
+        hide_parameters=True,  # no values in messages or logs
+    )
+    event.listen(engine, "checkout", _refuse_dead)
+    if settings.db_slow_statement:
+        log_slow_statements(engine, settings.db_slow_statement)
+    return engine
+
+
+def _refuse_dead(connection: PsycopgConnection, *_: object) -> None:
+    """See without asking the server whether an idle connection has died.
+
+    An error or the end of the stream is known to the system, and a server that ends a session says so first. A
+    pre-ping would cost a round trip a unit of work.
+    """
+    if connection.closed:
+        raise DisconnectionError("the idle connection was closed")
+    poll = select.poll()
+    poll.register(connection.fileno(), _INPUT_OR_END)
+    events = poll.poll(0)
+    if events and (events[0][1] != select.POLLIN or _says_goodbye(connection)):
+        raise DisconnectionError("the idle connection was closed by the server")
+
+
+def _says_goodbye(connection: PsycopgConnection) -> bool:
+    """Tell an error (or an end) from other input: TLS sends tickets, PgBouncer parameters."""
+    with socket.socket(fileno=os.dup(connection.fileno())) as copy:
+        return copy.recv(1, socket.MSG_PEEK) in {b"", b"E"}

@@ -1,0 +1,63 @@
+"""An end for connections on which a server hangs.
+
+A statement timeout is the server's: one that is stopped, or beyond a network that swallows everything, keeps none.
+The bounds of TCP notice a peer that has vanished, not one that is stopped: its kernel goes on acknowledging.
+"""
+
+import contextlib
+import logging
+import os
+import socket
+import time
+
+import psycopg2
+from psycopg2.extensions import connection as PsycopgConnection  # noqa: N812 - it is a class
+from sqlalchemy import Engine, event
+
+_log = logging.getLogger(__name__)
+
+
+def cut(connection: PsycopgConnection) -> None:
+    """Wake whoever waits for a server that does not answer, by the end of the socket."""
+    with contextlib.suppress(psycopg2.Error, OSError), socket.socket(fileno=os.dup(connection.fileno())) as copy:
+        # psycopg2 says so before it gives the descriptor back: unless it does, ours is a copy of the right one.
+        if not connection.closed:
+            copy.shutdown(socket.SHUT_RDWR)
+
+
+class Watchdog:
+    """Knows since when each connection is in use, and ends those that are for too long.
+
+    Parameters
+    ----------
+    bound
+        Seconds for which a unit of work may hold a connection.
+    """
+
+    def __init__(self, bound: float) -> None:
+        self._bound = bound
+        self._since: dict[PsycopgConnection, float] = {}
+
+    def listen(self, engine: Engine) -> None:
+        """Hear of every connection of `engine` that is taken, given back or closed."""
+        event.listen(engine, "checkout", self.begin)
+        event.listen(engine, "checkin", self._end)
+        event.listen(engine, "close", self._end)
+
+    def begin(self, connection: PsycopgConnection, *_: object) -> None:
+        """Note that a connection is in use."""
+        self._since[connection] = time.monotonic()
+
+    def _end(self, connection: PsycopgConnection | None, *_: object) -> None:
+        if connection is not None:
+            self._since.pop(connection, None)
+
+    def close_overdue(self) -> list[PsycopgConnection]:
+        """End what has lasted too long, and return it; the unit behind it gets a connection error."""
+        before = time.monotonic() - self._bound
+        late = [connection for connection, since in self._since.items() if since <= before]
+        for connection in late:
+            del self._since[connection]
+            _log.warning("the database has not answered for %.1f s: the connection is cut", self._bound)
+            cut(connection)
+        return late

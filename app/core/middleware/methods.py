@@ -1,0 +1,22 @@
+"""Answer 405 for a method that a concrete path does not have."""
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.core.errors import MethodNotAllowed, response_for
+from app.core.middleware.route_table import RouteTable
+
+
+class MethodMiddleware:
+    """Answers 405 where a concrete path lacks the method, before a template takes the path."""
+
+    def __init__(self, app: ASGIApp, routes: RouteTable) -> None:
+        self.app = app
+        self.routes = routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection."""
+        if scope["type"] == "http" and self.routes.refuses(scope["method"], scope["path"]):
+            allow = ", ".join(self.routes.allowed_methods(scope["path"]))
+            await response_for(scope, MethodNotAllowed(headers={"Allow": allow}))(scope, receive, send)
+            return
+        await self.app(scope, receive, send)

@@ -1,0 +1,130 @@
+"""One JSON object a line on stdout, for the app, uvicorn and gunicorn alike."""
+
+import logging
+import sys
+import time
+from datetime import UTC, datetime
+from functools import lru_cache
+from json.encoder import encode_basestring_ascii as _quote
+from typing import Any
+
+from pythonjsonlogger.json import JsonFormatter
+
+from app.core.config import Settings
+from app.core.observability.trace_id import get_otel_trace_id, get_trace_id
+
+# Several workers share one pipe: POSIX keeps a write whole only up to PIPE_BUF (4096 on Linux), and
+# a JSON string can double in length when it is escaped.
+_LONGEST_TEXT = 1500
+
+# The logger of the line that every request writes.
+_ACCESS = "app.access"
+
+# Nothing of ours names them, and to find them out costs as much as the rest of a record: the Logging HOWTO,
+# "Optimization".
+logging._srcfile = None  # noqa: SLF001 - as documented there
+logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+
+
+def _text(value: str | None) -> str:
+    """Write a JSON string, in ASCII, where one character may take six."""
+    if value is None:
+        return "null"
+    text = _quote(value)
+    return text if len(text) <= _LONGEST_TEXT else _quote(value[: _LONGEST_TEXT // 6])
+
+
+@lru_cache(maxsize=2)
+def _second(moment: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(moment))
+
+
+class JSONFormatter(JsonFormatter):
+    """Renders a record with the fields that `docs/operations.md` names."""
+
+    def __init__(self, service: str) -> None:
+        super().__init__()
+        self._service = service
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Render a record; the access line, whose fields are known, on a shorter way to the same text."""
+        if record.name != _ACCESS:
+            return super().format(record)
+        otel_trace_id = get_otel_trace_id()
+        otel = f', "otel_trace_id": "{otel_trace_id}"' if otel_trace_id else ""
+        return (
+            f'{{"timestamp": "{_second(int(record.created))}.{int(record.msecs):03d}Z", "level": "{record.levelname}"'
+            f', "logger": "{_ACCESS}", "message": {_text(record.getMessage())}, "service": "{self._service}"'
+            f', "trace_id": "{get_trace_id()}"{otel}'
+            f', "method": {_text(record.method)}, "path": {_text(record.path)}, "status": {record.status}'  # type: ignore[attr-defined]
+            f', "duration_ms": {record.duration_ms}, "client": {_text(record.client)}}}'  # type: ignore[attr-defined]
+        )
+
+    def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
+        """Fill `log_data`: the fixed fields first, then whatever the caller gave as `extra`."""
+        created = datetime.fromtimestamp(record.created, UTC)
+        log_data["timestamp"] = created.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        log_data["level"] = record.levelname
+        log_data["logger"] = record.name
+        log_data["message"] = None  # its place; `super` fills it
+        log_data["service"] = self._service
+        if (trace_id := get_trace_id()) is not None:
+            log_data["trace_id"] = trace_id
+        if (otel_trace_id := get_otel_trace_id()) is not None:
+            log_data["otel_trace_id"] = otel_trace_id
+        super().add_fields(log_data, record, message_dict)
+        # uvicorn's copy of the message with terminal colours.
+        log_data.pop("color_message", None)
+        for name, value in log_data.items():
+            if isinstance(value, str) and len(value) > _LONGEST_TEXT:
+                # The end of a traceback tells what was raised, and where.
+                log_data[name] = value[-_LONGEST_TEXT:] if name == "exc_info" else value[:_LONGEST_TEXT]
+
+
+class TextFormatter(logging.Formatter):
+    """Renders a record for the developer in front of a terminal."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-8s %(name)s: %(message)s%(details)s", "%H:%M:%S")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Add the time that a request took, and its trace id."""
+        parts = {"ms": getattr(record, "duration_ms", None), "trace_id": get_trace_id()}
+        record.details = "".join(f"  {name}={value}" for name, value in parts.items() if value is not None)
+        return super().format(record)
+
+
+class LineHandler(logging.StreamHandler[Any]):
+    """Writes each record as one line in one write to the stdout of the moment."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stdout)
+
+
+def log_config(settings: Settings) -> dict[str, Any]:
+    """Build the `logging.config.dictConfig` for the whole process.
+
+    gunicorn takes it as `logconfig_dict`; without gunicorn, `configure_logging` applies it. gunicorn's and
+    uvicorn's loggers do not propagate, because uvicorn's worker class hands gunicorn's handlers to uvicorn's.
+    `uvicorn.access` is silent: the access line is written by `app.core.middleware.request`, with the trace id.
+    With `ENVIRONMENT=development` on a terminal (`scripts/run --reload`) the lines are for people.
+    """
+    readable = settings.environment == "development" and sys.stdout.isatty()
+    server_logger = {"level": settings.log_level, "handlers": ["stdout"], "propagate": False}
+    silent = {"level": "CRITICAL", "handlers": [], "propagate": False}
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"json": {"()": JSONFormatter, "service": settings.service_name}, "text": {"()": TextFormatter}},
+        "handlers": {"stdout": {"()": LineHandler, "formatter": "text" if readable else "json"}},
+        "root": {"level": settings.log_level, "handlers": ["stdout"]},
+        "loggers": {
+            "gunicorn.error": server_logger,
+            "gunicorn.access": silent,
+            "uvicorn.error": server_logger,
+            "uvicorn.access": silent,
+            # One line a downstream call, with its URL; `app.core.client` says what there is to say.
+            "httpx2": {"level": "WARNING"},
+            "httpcore2": {"level": "WARNING"},
+        },
+    }

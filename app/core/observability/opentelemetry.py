@@ -1,0 +1,229 @@
+"""Traces by OpenTelemetry: requests, statements, calls downstream. See docs/adr/0011-traces-share-our-trace-id.md.
+
+`app.main` imports this module only where `OTEL_EXPORTER_OTLP_ENDPOINT` is set: else nothing of it costs anything.
+"""
+
+import asyncio
+import contextlib
+import os
+import threading
+from collections.abc import Iterator, MutableMapping
+from contextvars import ContextVar
+from typing import Any
+
+import httpx2
+from fastapi.telemetry import TelemetryConfig
+from opentelemetry import propagate, trace
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.propagators.textmap import CarrierT, Getter, default_getter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import Span, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from sqlalchemy import Engine, event
+from starlette.datastructures import Headers
+
+from app import __version__
+from app.core.config import PROBE_PATHS, Settings
+from app.core.observability.trace_id import (
+    Parent,
+    expect_trace_id,
+    ids_of,
+    new_trace_id,
+    set_otel_trace_id,
+    w3c_trace_id,
+)
+
+# The instrumentation of httpx2 speaks the conventions of 2021 unless told otherwise; FastAPI speaks the stable ones.
+os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http")
+
+from opentelemetry.instrumentation.httpx import HTTPX2ClientInstrumentor
+
+_EXPORT_SECONDS = 5.0
+"""A collector that takes longer for a batch loses it."""
+_LAST_SECONDS = 2.0
+"""What is left may be sent for so long when the process ends."""
+
+_root: ContextVar[int | None] = ContextVar("root_trace_id", default=None)
+_own_id: ContextVar[str | None] = ContextVar("own_trace_id", default=None)
+
+
+class _Ids(RandomIdGenerator):
+    """Gives a trace that begins here the id of its request."""
+
+    def generate_trace_id(self) -> int:
+        chosen = _root.get()
+        _root.set(None)
+        return chosen or super().generate_trace_id()
+
+
+class _Propagator(TraceContextTextMapPropagator):
+    """Reads what `app.core.observability.trace_id` reads, so that both mean the same trace."""
+
+    def extract(
+        self,
+        carrier: CarrierT,
+        context: Context | None = None,
+        getter: Getter[CarrierT] = default_getter,
+    ) -> Context:
+        """Choose the trace of a request; its span begins next, in the same context."""
+        context = context if context is not None else Context()
+        if not isinstance(carrier, Headers):
+            return super().extract(carrier, context, getter)
+        given, parent = ids_of(carrier.raw)
+        if given is None and parent is None:
+            given = new_trace_id()
+            expect_trace_id(given)
+        w3c_id = w3c_trace_id(given) if given is not None else None
+        if parent is not None and w3c_id in {None, parent.trace_id}:
+            return trace.set_span_in_context(_remote(parent, carrier), context)
+        assert given is not None  # noqa: S101 - else there is a parent, and it is taken
+        if w3c_id == given or parent is None:
+            _root.set(int(w3c_id or "", 16))
+        else:  # an id of another form beside a trace: the trace goes on
+            w3c_id = parent.trace_id
+            context = trace.set_span_in_context(_remote(parent, carrier), context)
+        if w3c_id != given:
+            set_otel_trace_id(w3c_id)
+            _own_id.set(given)
+        return context
+
+
+def _remote(parent: Parent, headers: Headers) -> NonRecordingSpan:
+    context = SpanContext(
+        trace_id=int(parent.trace_id, 16),
+        span_id=int(parent.span_id, 16),
+        is_remote=True,
+        trace_flags=TraceFlags(parent.flags & TraceFlags.SAMPLED),
+        trace_state=TraceState.from_header(headers.getlist("tracestate")),
+    )
+    return NonRecordingSpan(context)
+
+
+class _Finish(SpanProcessor):
+    """Adds our own trace id where it differs, and takes away what the logs do not have either."""
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:  # noqa: ARG002
+        if span.kind is not SpanKind.SERVER:
+            return
+        if (own_id := _own_id.get()) is not None:
+            span.set_attribute("app.trace_id", own_id)
+        if span.attributes and "url.query" in span.attributes:
+            span.set_attribute("url.query", "REDACTED")
+
+
+class Telemetry:
+    """The spans of one app, and the way to the collector. Make it after the fork: it starts a thread.
+
+    Parameters
+    ----------
+    settings
+        With `otel_exporter_otlp_endpoint`. Sampler, headers, batches and limits are the SDK's, by its own
+        variables (`OTEL_TRACES_SAMPLER`, `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_BSP_*`, ...).
+
+    Attributes
+    ----------
+    config
+        For `FastAPI(telemetry=...)`.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        resource = Resource.create(
+            {
+                "service.name": settings.service_name,
+                "service.version": __version__,
+                "deployment.environment.name": settings.environment,
+            }
+        )
+        self._provider = TracerProvider(resource=resource, id_generator=_Ids(), shutdown_on_exit=False)
+        self._provider.add_span_processor(_Finish())
+        endpoint = f"{str(settings.otel_exporter_otlp_endpoint).rstrip('/')}/v1/traces"
+        exporter = OTLPSpanExporter(endpoint=endpoint, timeout=_EXPORT_SECONDS)
+        # Full, its queue drops: no request ever waits for the collector.
+        self._provider.add_span_processor(BatchSpanProcessor(exporter))
+        propagate.set_global_textmap(_Propagator())
+        self.config: TelemetryConfig = {
+            "tracer_provider": self._provider,
+            "tracing": True,
+            "metrics": False,
+            "logs": False,
+            "operation_spans": False,
+            "auto_configure": False,
+            "exclude": _is_untraced,
+        }
+        self._statements = _Statements(self._provider.get_tracer("app.core.database", __version__))
+
+    def start(self, client: httpx2.AsyncClient | None) -> None:
+        """Trace statements, and what `client` sends, if there is one."""
+        if client is not None:
+            HTTPX2ClientInstrumentor.instrument_client(client, tracer_provider=self._provider)
+        for name, listener in self._statements.listeners():
+            event.listen(Engine, name, listener)
+
+    async def stop(self) -> None:
+        """Send what is left, within a bound."""
+        for name, listener in self._statements.listeners():
+            event.remove(Engine, name, listener)
+        loop, sent = asyncio.get_running_loop(), asyncio.Event()
+
+        def send() -> None:
+            self._provider.shutdown()
+            with contextlib.suppress(RuntimeError):  # nobody waits any more, and the loop is gone
+                loop.call_soon_threadsafe(sent.set)
+
+        # A thread of its own, which nobody joins: the exporter waits for a collector that is away.
+        threading.Thread(target=send, daemon=True).start()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(sent.wait(), _LAST_SECONDS)
+
+
+def _is_untraced(scope: MutableMapping[str, Any]) -> bool:
+    return scope["path"] in PROBE_PATHS
+
+
+class _Statements:
+    """A span a statement, by SQLAlchemy's events, which call in the context that runs it."""
+
+    def __init__(self, tracer: trace.Tracer) -> None:
+        self._tracer = tracer
+
+    def listeners(self) -> Iterator[tuple[str, Any]]:
+        yield "before_cursor_execute", self._before
+        yield "after_cursor_execute", self._after
+        yield "handle_error", self._failed
+
+    def _before(self, _c: object, cursor: Any, statement: str, _v: object, context: Any, _: object) -> None:  # noqa: ANN401
+        operation = statement.split(None, 1)[0].upper()
+        server = cursor.connection.info
+        context.otel_span = self._tracer.start_span(
+            operation,
+            kind=SpanKind.CLIENT,
+            attributes={
+                "db.system.name": "postgresql",
+                "db.namespace": server.dbname,
+                "db.operation.name": operation,
+                "db.query.text": statement,  # with placeholders, never with values
+                "server.address": server.host or "",
+                "server.port": server.port,
+            },
+        )
+
+    def _after(self, _c: object, _cursor: object, _s: object, _v: object, context: Any, _: object) -> None:  # noqa: ANN401
+        span = getattr(context, "otel_span", None)
+        if span is not None:
+            span.end()
+
+    def _failed(self, error: Any) -> None:  # noqa: ANN401
+        span = getattr(error.execution_context, "otel_span", None)
+        if span is None:
+            return
+        # The SQLSTATE alone: the server's text quotes values.
+        state = getattr(error.original_exception, "pgcode", None)
+        if state:
+            span.set_attribute("db.response.status_code", state)
+        span.set_attribute("error.type", state or type(error.original_exception).__name__)
+        span.set_status(Status(StatusCode.ERROR))
+        span.end()

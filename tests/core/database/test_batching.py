@@ -1,0 +1,252 @@
+"""Calls that meet share one answer from elsewhere, and harm each other in no way."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, text
+from starlette.testclient import TestClient
+
+from app.core.database import Database
+from app.core.database.batching import Batcher
+from app.core.errors import DatabaseError, InvalidInput
+from app.core.observability.trace_id import get_trace_id, set_trace_id
+from tests.conftest import SQL
+
+
+class Oracle:
+    """Answers each question with its double, when it is let."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[int]] = []
+        self.busy = self.busiest = 0
+        self.may_answer = asyncio.Event()
+
+    async def __call__(self, questions: Sequence[int]) -> Sequence[int | Exception]:
+        """Answer, as soon as it may."""
+        self.asked.append(list(questions))
+        self.busy += 1
+        self.busiest = max(self.busiest, self.busy)
+        await self.may_answer.wait()
+        self.busy -= 1
+        return [question * 2 for question in questions]
+
+
+async def settle() -> None:
+    """Let everything happen that waits for nothing but the loop."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def batcher(ask: Callable[[Sequence[int]], Awaitable[Sequence[int | Exception]]], **bounds: int) -> Any:
+    return Batcher(ask, **{"max_batch": 100, "max_in_flight": 1, **bounds})
+
+
+def play(scene: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(asyncio.wait_for(scene(), 5))
+
+
+def test_a_lone_call_waits_for_nobody() -> None:
+    async def scene() -> None:
+        oracle = Oracle()
+        call = asyncio.create_task(batcher(oracle)(1))
+        await settle()
+        assert oracle.asked == [[1]]
+        oracle.may_answer.set()
+        assert await call == 2
+
+    play(scene)
+
+
+def test_only_after_a_crowd_there_are_turns_for_company() -> None:
+    async def scene() -> None:
+        oracle = Oracle()
+        oracle.may_answer.set()
+        together = batcher(oracle)
+
+        async def turns_of_a_lone_call() -> int:
+            call, asked = asyncio.create_task(together(1)), len(oracle.asked)
+            for turn in range(20):
+                if len(oracle.asked) > asked:
+                    await call
+                    return turn
+                await asyncio.sleep(0)
+            raise AssertionError("nobody asks")
+
+        alone = await turns_of_a_lone_call()
+        await asyncio.gather(*map(together, range(10)))
+        assert await turns_of_a_lone_call() == alone + 4
+        await turns_of_a_lone_call()
+        assert await turns_of_a_lone_call() == alone
+
+    play(scene)
+
+
+def test_calls_that_meet_go_out_together_each_with_its_own_answer() -> None:
+    async def scene() -> None:
+        oracle = Oracle()
+        oracle.may_answer.set()
+        together = batcher(oracle)
+        assert await asyncio.gather(*map(together, range(10))) == [n * 2 for n in range(10)]
+        assert oracle.asked == [list(range(10))]
+
+    play(scene)
+
+
+def test_an_answer_is_never_older_than_its_question() -> None:
+    async def scene() -> None:
+        oracle = Oracle()
+        together = batcher(oracle)
+        first = asyncio.create_task(together(7))
+        await settle()
+        second = asyncio.create_task(together(7))  # the same, and yet asked anew
+        await settle()
+        assert oracle.asked == [[7]]
+        oracle.may_answer.set()
+        assert [await first, await second] == [14, 14]
+        assert oracle.asked == [[7], [7]]
+
+    play(scene)
+
+
+def test_both_bounds_hold() -> None:
+    async def scene() -> None:
+        oracle = Oracle()
+        together = batcher(oracle, max_batch=3, max_in_flight=2)
+        calls = [asyncio.create_task(together(n)) for n in range(10)]
+        await settle()
+        assert oracle.asked == [[0, 1, 2], [3, 4, 5]]
+        oracle.may_answer.set()
+        await asyncio.gather(*calls)
+        assert max(map(len, oracle.asked)) == 3
+        assert oracle.busiest == 2
+
+    play(scene)
+
+
+def test_an_error_is_of_its_question_or_of_all() -> None:
+    async def picky(questions: Sequence[int]) -> Sequence[int | Exception]:
+        if 13 in questions:
+            raise DatabaseError
+        return [InvalidInput() if question < 0 else question for question in questions]
+
+    async def scene() -> None:
+        together = batcher(picky)
+        one, bad, two = await asyncio.gather(*map(together, (1, -1, 2)), return_exceptions=True)
+        assert (one, type(bad), two) == (1, InvalidInput, 2)
+        answers = await asyncio.gather(together(1), together(13), return_exceptions=True)
+        assert [type(answer) for answer in answers] == [DatabaseError, DatabaseError]
+        assert await together(3) == 3
+
+    play(scene)
+
+
+def test_who_gives_up_harms_nobody() -> None:
+    async def scene() -> None:
+        oracle = Oracle()
+        together = batcher(oracle)
+        gone_out = [asyncio.create_task(together(n)) for n in (1, 2)]
+        await settle()
+        waiting = [asyncio.create_task(together(n)) for n in (3, 4)]
+        await settle()
+        gone_out[0].cancel()
+        waiting[0].cancel()
+        await settle()
+        oracle.may_answer.set()
+        assert [await gone_out[1], await waiting[1]] == [4, 8]
+        assert oracle.asked == [[1, 2], [4]]
+
+    play(scene)
+
+
+def test_when_all_have_gone_nothing_is_asked_and_the_next_is_served() -> None:
+    async def scene() -> None:
+        oracle = Oracle()
+        oracle.may_answer.set()
+        together = batcher(oracle)
+        call = asyncio.create_task(together(1))
+        await asyncio.sleep(0)
+        call.cancel()
+        await settle()
+        assert oracle.asked == []
+        assert await together(2) == 4
+
+    play(scene)
+
+
+def test_the_wait_for_a_turn_has_an_end() -> None:
+    async def scene() -> None:
+        oracle = Oracle()
+        together = batcher(oracle)
+        first, second = (asyncio.create_task(together(n)) for n in (1, 2))
+        await settle()
+        third = asyncio.create_task(together(3))
+        await asyncio.sleep(0.02)
+        together.expire(0.01, DatabaseError())
+        with pytest.raises(DatabaseError):
+            await third
+        oracle.may_answer.set()
+        assert [await first, await second] == [2, 4]
+
+    play(scene)
+
+
+def test_a_shared_call_speaks_in_the_name_of_the_first() -> None:
+    seen: list[str | None] = []
+
+    async def note(questions: Sequence[int]) -> Sequence[int | Exception]:
+        seen.append(get_trace_id())
+        return list(questions)
+
+    async def ask(together: Any, number: int) -> None:
+        set_trace_id(f"trace-{number}")
+        assert await together(number) == number
+        assert get_trace_id() == f"trace-{number}"
+
+    async def scene() -> None:
+        together = batcher(note)
+        await asyncio.gather(*(ask(together, n) for n in range(3)))
+        await ask(together, 3)
+        assert seen == ["trace-0", "trace-3"]
+
+    play(scene)
+
+
+def test_reads_at_the_same_time_share_statements(client: TestClient, sql: SQL) -> None:
+    sql("INSERT INTO items (name, price) SELECT 'Item' || n, n FROM generate_series(1, 50) AS n")
+    database: Database = client.app.state.database  # type: ignore[attr-defined]
+    batches: list[int] = []
+
+    def work(connection: Connection, questions: Sequence[int]) -> Sequence[str]:
+        batches.append(len(questions))
+        connection.execute(text("SELECT pg_sleep(0.05)"))
+        names: dict[int, str] = {row.id: row.name for row in connection.execute(text("SELECT id, name FROM items"))}
+        return [names[question] for question in questions]
+
+    assert client.portal
+    with ThreadPoolExecutor(40) as pool:
+        portal = client.portal
+        answers = list(pool.map(lambda n: portal.call(database.read_together, work, n), range(1, 41)))
+    assert answers == [f"Item{n}" for n in range(1, 41)]
+    assert sum(batches) == 40
+    assert len(batches) <= 10
+
+
+def test_a_bad_row_fails_alone(client: TestClient, sql: SQL) -> None:
+    database: Database = client.app.state.database  # type: ignore[attr-defined]
+
+    def work(connection: Connection, prices: Sequence[int]) -> Sequence[int]:
+        statement = text("INSERT INTO items (name, price) SELECT 'x', p FROM unnest(CAST(:prices AS int[])) AS p")
+        connection.execute(statement, {"prices": list(prices)})
+        return prices
+
+    async def all_at_once() -> list[Any]:
+        calls = (database.write_together(work, price) for price in (1, 2, -3, 4))
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    assert client.portal
+    answers = client.portal.call(all_at_once)
+    assert [answer if isinstance(answer, int) else type(answer) for answer in answers] == [1, 2, InvalidInput, 4]
+    assert sorted(sql("SELECT price::int FROM items")) == [(1,), (2,), (4,)]
