@@ -47,7 +47,8 @@ if TYPE_CHECKING:
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Own what lives as long as the process; nothing here needs the database to be there."""
     settings: Settings = app.state.settings
-    app.state.database = Database(settings)
+    telemetry = app.state.telemetry
+    app.state.database = Database(settings, [telemetry.observe_statement] if telemetry else ())
     app.state.health_check = HealthCheck(settings)
     # Its certificates of authorities take 50 ms and more to read, and 3 to 7 MB: only where there is somebody to call.
     pool = new_pool() if settings.inventory_url else None

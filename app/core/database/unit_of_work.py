@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 
 from app.core.config import Settings
 from app.core.database.batching import Batcher
+from app.core.database.engine.dialect import StatementObserver
 from app.core.database.engine.executor import Executor
 from app.core.database.engine.replica import Replica, UnusableError
 from app.core.errors import APIError, Conflict, DatabaseError, InvalidInput
@@ -97,10 +98,10 @@ class Database:
     served; once its unit has begun, the unit ends.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self._primary = Executor(settings, settings.database_url, self._report)
+    def __init__(self, settings: Settings, observers: Sequence[StatementObserver] = ()) -> None:
+        self._primary = Executor(settings, settings.database_url, self._report, observers)
         url = settings.database_replica_url
-        self._replica = Replica(settings, url, self._report) if url else None
+        self._replica = Replica(settings, url, self._report, observers) if url else None
         self._executors = [executor for executor in (self._primary, self._replica) if executor]
         self._pool_timeout = settings.db_pool_timeout
         self._reporting = False
@@ -116,21 +117,21 @@ class Database:
         if self._replica is not None:
             with contextlib.suppress(UnusableError):
                 return await self._replica.read(unit)
-        return await self._primary.run(self._primary.alone, unit, repeat_if_lost=True)
+        return await self._primary.run(unit, repeat_if_lost=True)
 
     async def write(
         self, work: Callable[Concatenate[WriteConnection, P], T], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run a writing statement, which commits by itself; never repeated where its outcome is unknown."""
         executor = self._primary
-        return await executor.run(executor.alone, lambda c: work(_writing(c), *args, **kwargs), repeat_if_lost=False)
+        return await executor.run(lambda c: work(_writing(c), *args, **kwargs), repeat_if_lost=False)
 
     async def repeatable_write(
         self, work: Callable[Concatenate[WriteConnection, P], T], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run a writing statement that does nothing the second time (an idempotency key makes it so)."""
         executor = self._primary
-        return await executor.run(executor.alone, lambda c: work(_writing(c), *args, **kwargs), repeat_if_lost=True)
+        return await executor.run(lambda c: work(_writing(c), *args, **kwargs), repeat_if_lost=True)
 
     async def transaction(
         self, work: Callable[Concatenate[WriteConnection, P], T], /, *args: P.args, **kwargs: P.kwargs
@@ -138,7 +139,7 @@ class Database:
         """Run several statements and commit them together."""
         executor = self._primary
         return await executor.run(
-            executor.transaction, lambda c: work(_writing(c), *args, **kwargs), repeat_if_lost=False
+            lambda c: work(_writing(c), *args, **kwargs), begin=executor.transaction, repeat_if_lost=False
         )
 
     async def read_together(self, work: Callable[[ReadConnection, Sequence[Q]], Sequence[A]], /, question: Q) -> A:
@@ -185,7 +186,7 @@ class Database:
         while True:
             await asyncio.sleep(_LOOK)
             for executor in self._executors:
-                executor.look()
+                executor.check()
             for batcher in self._batchers.values():
                 batcher.expire(self._pool_timeout, DatabaseError("No database connection came free in time"))
 

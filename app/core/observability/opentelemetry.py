@@ -7,7 +7,8 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import Iterator, MutableMapping
+import time
+from collections.abc import MutableMapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -23,7 +24,6 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-from sqlalchemy import Engine, event
 from starlette.datastructures import Headers
 
 from app import __version__
@@ -128,6 +128,8 @@ class Telemetry:
     ----------
     config
         For `FastAPI(telemetry=...)`.
+    observe_statement
+        For `Database(observers=...)`.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -154,19 +156,15 @@ class Telemetry:
             "auto_configure": False,
             "exclude": _is_untraced,
         }
-        self._statements = _Statements(self._provider.get_tracer("app.core.database", __version__))
+        self.observe_statement = _Statements(self._provider.get_tracer("app.core.database", __version__))
 
     def start(self, client: httpx2.AsyncClient | None) -> None:
-        """Trace statements, and what `client` sends, if there is one."""
+        """Trace what `client` sends, if there is one."""
         if client is not None:
             HTTPX2ClientInstrumentor.instrument_client(client, tracer_provider=self._provider)
-        for name, listener in self._statements.listeners():
-            event.listen(Engine, name, listener)
 
     async def stop(self) -> None:
         """Send what is left, within a bound."""
-        for name, listener in self._statements.listeners():
-            event.remove(Engine, name, listener)
         loop, sent = asyncio.get_running_loop(), asyncio.Event()
 
         def send() -> None:
@@ -185,22 +183,19 @@ def _is_untraced(scope: MutableMapping[str, Any]) -> bool:
 
 
 class _Statements:
-    """A span a statement, by SQLAlchemy's events, which call in the context that runs it."""
+    """Makes a span of every statement, in the trace of the request that ran it."""
 
     def __init__(self, tracer: trace.Tracer) -> None:
         self._tracer = tracer
 
-    def listeners(self) -> Iterator[tuple[str, Any]]:
-        yield "before_cursor_execute", self._before
-        yield "after_cursor_execute", self._after
-        yield "handle_error", self._failed
-
-    def _before(self, _c: object, cursor: Any, statement: str, _v: object, context: Any, _: object) -> None:  # noqa: ANN401
+    def __call__(self, cursor: Any, statement: str, seconds: float, error: Exception | None) -> None:  # noqa: ANN401
         operation = statement.split(None, 1)[0].upper()
         server = cursor.connection.info
-        context.otel_span = self._tracer.start_span(
+        ended_at = time.time_ns()
+        span = self._tracer.start_span(
             operation,
             kind=SpanKind.CLIENT,
+            start_time=ended_at - round(seconds * 1e9),
             attributes={
                 "db.system.name": "postgresql",
                 "db.namespace": server.dbname,
@@ -210,20 +205,11 @@ class _Statements:
                 "server.port": server.port,
             },
         )
-
-    def _after(self, _c: object, _cursor: object, _s: object, _v: object, context: Any, _: object) -> None:  # noqa: ANN401
-        span = getattr(context, "otel_span", None)
-        if span is not None:
-            span.end()
-
-    def _failed(self, error: Any) -> None:  # noqa: ANN401
-        span = getattr(error.execution_context, "otel_span", None)
-        if span is None:
-            return
-        # The SQLSTATE alone: the server's text quotes values.
-        state = getattr(error.original_exception, "pgcode", None)
-        if state:
-            span.set_attribute("db.response.status_code", state)
-        span.set_attribute("error.type", state or type(error.original_exception).__name__)
-        span.set_status(Status(StatusCode.ERROR))
-        span.end()
+        if error is not None:
+            # The SQLSTATE alone: the server's text quotes values.
+            state = getattr(error, "pgcode", None)
+            if state:
+                span.set_attribute("db.response.status_code", state)
+            span.set_attribute("error.type", state or type(error).__name__)
+            span.set_status(Status(StatusCode.ERROR))
+        span.end(ended_at)

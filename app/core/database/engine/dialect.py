@@ -11,6 +11,7 @@ import asyncio
 import selectors
 import threading
 import time
+from collections.abc import Callable, Sequence
 from contextvars import Context
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -18,7 +19,7 @@ from weakref import WeakKeyDictionary
 import psycopg2
 from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE, set_wait_callback
 from psycopg2.extensions import connection as PsycopgConnection  # noqa: N812 - it is a class
-from sqlalchemy import URL, Pool
+from sqlalchemy import URL, Connection, Pool
 from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
 from sqlalchemy.pool import AsyncAdaptedQueuePool
@@ -29,6 +30,9 @@ DRIVER = "postgresql+psycopg2_on_loop"
 Address = tuple[str, int]
 """Host, as the URL has it, and port."""
 
+StatementObserver = Callable[[Any, str, float, Exception | None], None]
+"""Takes the cursor, the statement (with placeholders, never with values), the seconds it took, and its error."""
+
 _EVENTS = {POLL_READ: selectors.EVENT_READ, POLL_WRITE: selectors.EVENT_WRITE}
 _connecting = threading.local()
 
@@ -38,11 +42,47 @@ class LoopDialect(PGDialect_psycopg2):
 
     is_async = True
     supports_statement_cache = True
+    observers: Sequence[StatementObserver] = ()
+    """Told of every statement. Engine events would do, but with one listener SQLAlchemy asks for all of them, at nine
+    places of each statement (docs/performance.md)."""
 
     @classmethod
     def get_pool_class(cls, url: URL) -> type[Pool]:  # noqa: ARG003 - as SQLAlchemy declares it
         """Choose the pool whose locks let the loop go on."""
         return AsyncAdaptedQueuePool
+
+    def initialize(self, connection: Connection) -> None:
+        """Ask the server of the first connection what SQLAlchemy wants to know; those statements are not observed."""
+        observers, self.observers = self.observers, ()
+        try:
+            super().initialize(connection)  # type: ignore[no-untyped-call]
+        finally:
+            self.observers = observers
+
+    def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:  # noqa: ANN401, ARG002
+        """Execute a statement with one set of parameters."""
+        self._observed(cursor.execute, cursor, statement, parameters)
+
+    def do_execute_no_params(self, cursor: Any, statement: str, context: Any = None) -> None:  # noqa: ANN401, ARG002
+        """Execute a statement without parameters."""
+        self._observed(cursor.execute, cursor, statement)
+
+    def do_executemany(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:  # noqa: ANN401
+        """Execute a statement with many sets of parameters."""
+        self._observed(super().do_executemany, cursor, statement, parameters, context, cursor_first=True)
+
+    def _observed(self, execute: Callable[..., Any], cursor: Any, *arguments: Any, cursor_first: bool = False) -> None:  # noqa: ANN401
+        error: Exception | None = None
+        began = time.perf_counter()
+        try:
+            execute(*((cursor, *arguments) if cursor_first else arguments))
+        except Exception as raised:
+            error = raised
+            raise
+        finally:
+            seconds = time.perf_counter() - began
+            for observe in self.observers:
+                observe(cursor, arguments[0], seconds, error)
 
 
 class ConnectTimeout(psycopg2.OperationalError):

@@ -1,35 +1,36 @@
-"""The way to one server: its pooled connections, and the queue in front of them."""
+"""Run units of work on one server: its connections, and the queue in front of them."""
 
 import asyncio
-import random
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextvars import Context, copy_context
 from typing import TypeVar
 
 from psycopg2.extensions import connection as PsycopgConnection  # noqa: N812 - it is a class
 from pydantic import SecretStr
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.util.concurrency import await_, greenlet_spawn
 
 from app.core.config import Settings
 from app.core.database.engine.connector import Connector
-from app.core.database.engine.dialect import address_of
+from app.core.database.engine.dialect import StatementObserver, address_of
 from app.core.database.engine.pool import connect_arguments, create_pooled_engine
+from app.core.database.engine.runner import Begin, Runner, Unit
 from app.core.database.engine.watchdog import Watchdog
-from app.core.database.errors import READ_ONLY, REPEATABLE, sqlstate_of, typed_error
+from app.core.database.errors import READ_ONLY, sqlstate_of, typed_error
 from app.core.errors import DatabaseError
 from app.core.observability.instruments import DB_POOL_WAIT, DB_POOL_WAITING
 
 T = TypeVar("T")
-Begin = Callable[[], AbstractContextManager[Connection]]
 
-_TRIES = 3
 # Seconds for which a unit may hold a connection: those that the server allows a statement, and a margin.
 _MARGIN = 2.0
 _WITHOUT_STATEMENT_TIMEOUT = 30.0
+_REST = 1.0
+"""Seconds after which a runner without work gives its connection back to the pool."""
 
 
 class Executor:
@@ -42,110 +43,156 @@ class Executor:
     url
         The server, or several as libpq has it.
     report
-        Called in the event loop whenever a connection is taken or given back.
+        Called in the event loop whenever a unit begins or ends.
+    observers
+        Are told of every statement.
 
     Attributes
     ----------
-    alone, transaction
-        Begin a unit of one statement, which commits by itself, or of several, committed together.
+    transaction
+        Begins a unit of several statements, committed together.
     busy
         How many units are at work.
     """
 
-    def __init__(self, settings: Settings, url: SecretStr, report: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        url: SecretStr,
+        report: Callable[[], None],
+        observers: Sequence[StatementObserver] = (),
+    ) -> None:
         timeout = settings.db_statement_timeout
-        self._bound = timeout + _MARGIN if timeout else _WITHOUT_STATEMENT_TIMEOUT
-        self._watch = Watchdog(self._bound)
+        self._max_seconds = timeout + _MARGIN if timeout else _WITHOUT_STATEMENT_TIMEOUT
+        self._watchdog = Watchdog(self._max_seconds)
         self._connector = Connector(connect_arguments(settings, url), most=max(1, settings.db_pool_size // 2))
-        self._engine = create_pooled_engine(settings, self._connect)
-        self._watch.listen(self._engine)
-        self.alone: Begin = self._engine.connect
+        self._engine = create_pooled_engine(settings, self._connect, observers)
+        self._watchdog.listen(self._engine)
         self.transaction: Begin = self._engine.execution_options(isolation_level="READ COMMITTED").begin
         self._threads = ThreadPoolExecutor(settings.db_pool_size, thread_name_prefix="connect")
-        self._slots = asyncio.Semaphore(settings.db_pool_size)
+        self._size = settings.db_pool_size
         self._pool_timeout = settings.db_pool_timeout
         self._report = report
+        self._queue: deque[Unit] = deque()
+        self._runners: dict[asyncio.Task[None], Runner] = {}
+        self._resting: list[Runner] = []
         self.busy = 0
 
     def _connect(self) -> PsycopgConnection:
         # In a thread: to resolve a name, and to prove a password, takes a while.
         connection = await_(asyncio.get_running_loop().run_in_executor(self._threads, self._connector))
-        self._watch.begin(connection)  # SQLAlchemy has questions of its own for its first one
+        self._watchdog.begin(connection)  # SQLAlchemy has questions of its own for its first one
         return connection
 
     @property
     def idle(self) -> int:
-        """How many connections rest in the pool."""
-        resting: int = self._engine.pool.checkedin()  # type: ignore[attr-defined]  # it is a QueuePool
-        return resting
+        """How many open connections have no work."""
+        pooled: int = self._engine.pool.checkedin()  # type: ignore[attr-defined]  # it is a QueuePool
+        return pooled + len(self._resting)
 
-    async def run(self, begin: Begin, work: Callable[[Connection], T], *, repeat_if_lost: bool) -> T:
-        """Wait for a connection's turn, then work. What has begun ends, also when nobody waits for it."""
-        await self._turn()
-        self._took(+1)
-        unit = greenlet_spawn(self._work, begin, work, repeat_if_lost=repeat_if_lost)
-        task = asyncio.get_running_loop().create_task(unit)
-        task.add_done_callback(self._release)
+    async def run(self, work: Callable[[Connection], T], *, begin: Begin | None = None, repeat_if_lost: bool) -> T:
+        """Do the work on the next free connection. What has begun ends, even if the caller is cancelled."""
+        unit = Unit(work, begin, repeat_if_lost=repeat_if_lost)
+        unit.context = copy_context()
+        self._submit(unit)
         try:
-            return await asyncio.shield(task)
+            result: T = await unit.future
         except SQLAlchemyError as error:
             if sqlstate_of(error) == READ_ONLY:
                 # After a failover the old connections lead to what is now a standby.
-                self._engine.dispose()
+                self._close_idle()
             raise typed_error(error) from error
+        return result
 
-    async def _turn(self) -> None:
-        """Wait until a connection is free; whoever is cancelled meanwhile never had a turn."""
-        if not self._slots.locked():
-            await self._slots.acquire()
-            DB_POOL_WAIT.observe(0.0)
+    def _submit(self, unit: Unit) -> None:
+        """Give the unit to a runner that rests, or to a new one; or queue it."""
+        while self._resting:
+            resting = self._resting.pop().resting
+            if resting is not None and not resting.done():
+                self._begin(unit)
+                resting.set_result(unit)
+                return
+        if len(self._runners) < self._size:
+            self._begin(unit)
+            self._start(unit)
             return
-        asked = time.perf_counter()
+        unit.queued_at = time.perf_counter()
+        unit.timer = asyncio.get_running_loop().call_later(self._pool_timeout, self._expire, unit)
+        DB_POOL_WAITING.inc()
+        self._queue.append(unit)
+
+    def _start(self, unit: Unit) -> None:
+        runner = Runner(self._engine, self._watchdog, self._max_seconds)
+        # In a context of its own: what it does between units belongs to no request.
+        task = asyncio.get_running_loop().create_task(greenlet_spawn(self._serve, runner, unit), context=Context())
+        self._runners[task] = runner
+        task.add_done_callback(self._runners.pop)
+
+    def _serve(self, runner: Runner, first: Unit) -> None:
+        unit: Unit | None = first
         try:
-            with DB_POOL_WAITING.track_inprogress():
-                async with asyncio.timeout(self._pool_timeout):
-                    await self._slots.acquire()
-        except TimeoutError:
-            raise DatabaseError("No database connection came free in time") from None
-        DB_POOL_WAIT.observe(time.perf_counter() - asked)
+            while unit is not None:
+                runner.run(unit)
+                self._end()
+                unit = self._next() or self._wait_for_unit(runner)
+        finally:
+            runner.close()
 
-    def _work(self, begin: Begin, work: Callable[[Connection], T], *, repeat_if_lost: bool) -> T:
-        """Do a unit of work; what PostgreSQL rolled back for the sake of another is done again."""
-        started = time.monotonic()
-        for remaining in reversed(range(_TRIES)):
-            try:
-                with begin() as connection:
-                    return work(connection)
-            except DBAPIError as error:
-                lost = repeat_if_lost and error.connection_invalidated
-                # After so long the server hangs, and we have cut the connection ourselves.
-                late = time.monotonic() - started > self._bound
-                if late or not remaining or not (lost or sqlstate_of(error) in REPEATABLE):
-                    raise
-                repeat_if_lost = repeat_if_lost and not lost
-            await_(asyncio.sleep(random.uniform(0.0, 0.05)))  # noqa: S311 - jitter, so that two do not meet again
-        raise AssertionError("unreachable")
+    def _wait_for_unit(self, runner: Runner) -> Unit | None:
+        self._resting.append(runner)
+        return runner.rest()
 
-    def _release(self, unit: "asyncio.Task[T]") -> None:
-        self._slots.release()
-        self._took(-1)
-        if not unit.cancelled():
-            unit.exception()  # nobody may be there any more to hear of it
+    def _next(self) -> Unit | None:
+        """Take the first unit off the queue whose caller still waits."""
+        while self._queue:
+            unit = self._queue.popleft()
+            self._leave_queue(unit)
+            if not unit.future.done():
+                self._begin(unit)
+                return unit
+        return None
 
-    def _took(self, change: int) -> None:
-        self.busy += change
+    def _leave_queue(self, unit: Unit) -> None:
+        DB_POOL_WAITING.dec()
+        if unit.timer is not None:
+            unit.timer.cancel()
+
+    def _begin(self, unit: Unit) -> None:
+        DB_POOL_WAIT.observe(time.perf_counter() - unit.queued_at if unit.queued_at else 0.0)
+        self.busy += 1
         self._report()
 
-    def look(self) -> None:
-        """Free the units that wait for a server that hangs; call this every now and then."""
-        late = self._watch.close_overdue()
+    def _end(self) -> None:
+        self.busy -= 1
+        self._report()
+
+    def _expire(self, unit: Unit) -> None:
+        if not unit.future.done():
+            unit.future.set_exception(DatabaseError("No database connection came free in time"))
+
+    def check(self) -> None:
+        """Free the units that wait for a server that hangs, and connections without work; call this regularly."""
+        late = self._watchdog.close_overdue()
         for connection in late:
             self._connector.avoid(address_of(connection))
         if late:
             # The idle ones lead there, too. A server that stopped may come back when another has long taken over.
-            self._engine.dispose()
+            self._close_idle()
+        else:
+            self._release(time.monotonic() - _REST)
+
+    def _close_idle(self) -> None:
+        self._release(time.monotonic())
+        self._engine.dispose()
+
+    def _release(self, since: float) -> None:
+        """End the runners that have had no work since then."""
+        for runner in [runner for runner in self._resting if runner.rests_since <= since]:
+            self._resting.remove(runner)
+            if runner.resting is not None and not runner.resting.done():
+                runner.resting.set_result(None)
 
     def dispose(self) -> None:
         """Close the idle connections; those in use are closed when their work ends."""
+        self._close_idle()
         self._threads.shutdown(wait=False, cancel_futures=True)
-        self._engine.dispose()

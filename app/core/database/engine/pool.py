@@ -3,7 +3,7 @@
 import os
 import select
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import psycopg2
@@ -14,8 +14,8 @@ from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.exc import DisconnectionError
 
 from app.core.config import Settings
-from app.core.database.engine.dialect import DRIVER, wait_on_loop
-from app.core.database.engine.slow_query_log import log_slow_statements
+from app.core.database.engine.dialect import DRIVER, LoopDialect, StatementObserver, wait_on_loop
+from app.core.database.engine.slow_query_log import SlowQueryLog
 
 # Seconds, of which each of several hosts has its share.
 _CONNECT_TIMEOUT = 3
@@ -58,7 +58,9 @@ def connect(settings: Settings) -> PsycopgConnection:
     return connection
 
 
-def create_pooled_engine(settings: Settings, creator: Callable[[], PsycopgConnection]) -> Engine:
+def create_pooled_engine(
+    settings: Settings, creator: Callable[[], PsycopgConnection], observers: Sequence[StatementObserver] = ()
+) -> Engine:
     """Create the engine, to be used in `greenlet_spawn`, after the fork; `creator` makes its connections.
 
     Its connections are in AUTOCOMMIT, where a single statement needs no BEGIN and no COMMIT (psycopg2 would send
@@ -80,27 +82,35 @@ def create_pooled_engine(settings: Settings, creator: Callable[[], PsycopgConnec
         hide_parameters=True,  # no values in messages or logs
     )
     event.listen(engine, "checkout", _refuse_dead)
+    dialect = engine.dialect
+    assert isinstance(dialect, LoopDialect)  # noqa: S101 - `DRIVER` names it
+    dialect.observers = list(observers)
     if settings.db_slow_statement:
-        log_slow_statements(engine, settings.db_slow_statement)
+        dialect.observers.append(SlowQueryLog(settings.db_slow_statement))
     return engine
 
 
 def _refuse_dead(connection: PsycopgConnection, *_: object) -> None:
-    """See without asking the server whether an idle connection has died.
+    """Have the pool replace a connection that has died."""
+    if is_dead(connection):
+        raise DisconnectionError("the idle connection was closed")
 
-    An error or the end of the stream is known to the system, and a server that ends a session says so first. A
+
+def is_dead(connection: PsycopgConnection) -> bool:
+    """Return whether an idle connection has died, without asking the server.
+
+    The kernel knows of an error or the end of the stream, and a server that ends a session sends a message first. A
     pre-ping would cost a round trip a unit of work.
     """
     if connection.closed:
-        raise DisconnectionError("the idle connection was closed")
+        return True
     poll = select.poll()
     poll.register(connection.fileno(), _INPUT_OR_END)
     events = poll.poll(0)
-    if events and (events[0][1] != select.POLLIN or _says_goodbye(connection)):
-        raise DisconnectionError("the idle connection was closed by the server")
+    return bool(events) and (events[0][1] != select.POLLIN or _has_error(connection))
 
 
-def _says_goodbye(connection: PsycopgConnection) -> bool:
-    """Tell an error (or an end) from other input: TLS sends tickets, PgBouncer parameters."""
+def _has_error(connection: PsycopgConnection) -> bool:
+    """Return whether the input is an error or an end: TLS sends tickets, PgBouncer parameters."""
     with socket.socket(fileno=os.dup(connection.fileno())) as copy:
         return copy.recv(1, socket.MSG_PEEK) in {b"", b"E"}

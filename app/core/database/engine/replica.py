@@ -43,20 +43,20 @@ class Replica(Executor):
         if self._rests:
             self._ask_at = now + _REST  # one tries, the others when it has been answered
         try:
-            answer = await self.run(self.alone, work, repeat_if_lost=True)
+            answer = await self.run(work, repeat_if_lost=True)
         except DatabaseError as error:
             state = sqlstate_of(error.__cause__) if error.__cause__ else ""
             if state == CANCELLED:
                 raise  # it takes too long there, and so it would on the primary
             if state not in REPEATABLE:  # that is a conflict with what came from the primary, and no outage
-                self._rest()
+                self._suspend()
             raise UnusableError from error
         if self._rests:
             _log.warning("the replica answers again")
         self._rests, self._ask_at = False, 0.0
         return answer
 
-    def _rest(self) -> None:
+    def _suspend(self) -> None:
         if not self._rests:
             _log.warning("the replica does not answer: the primary reads")
         self._rests, self._ask_at = True, time.monotonic() + _REST

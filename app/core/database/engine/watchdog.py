@@ -41,14 +41,15 @@ class Watchdog:
     def listen(self, engine: Engine) -> None:
         """Hear of every connection of `engine` that is taken, given back or closed."""
         event.listen(engine, "checkout", self.begin)
-        event.listen(engine, "checkin", self._end)
-        event.listen(engine, "close", self._end)
+        event.listen(engine, "checkin", self.end)
+        event.listen(engine, "close", self.end)
 
     def begin(self, connection: PsycopgConnection, *_: object) -> None:
         """Note that a connection is in use."""
         self._since[connection] = time.monotonic()
 
-    def _end(self, connection: PsycopgConnection | None, *_: object) -> None:
+    def end(self, connection: PsycopgConnection | None, *_: object) -> None:
+        """Note that a connection is not in use any more."""
         if connection is not None:
             self._since.pop(connection, None)
 

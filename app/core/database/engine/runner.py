@@ -1,0 +1,157 @@
+"""Run units of work one after another on one connection.
+
+A connection stays with its runner while there is work, and for a moment after: to take it from the pool and to give it
+back for each statement, with a task and a greenlet each, was a third of the CPU time of a statement
+(docs/performance.md).
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from contextvars import Context
+from typing import Any, NamedTuple, cast
+
+from psycopg2.extensions import connection as PsycopgConnection  # noqa: N812 - it is a class
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.util.concurrency import await_
+
+from app.core.database.engine.pool import is_dead
+from app.core.database.engine.watchdog import Watchdog
+from app.core.database.errors import REPEATABLE, sqlstate_of
+
+Begin = Callable[[], AbstractContextManager[Connection]]
+"""Begins a unit of several statements, committed together."""
+
+_MAX_TRIES = 3
+_MAX_USE = 60.0
+"""Seconds after which a connection goes back to the pool, which recycles old ones."""
+
+
+class Unit:
+    """A unit of work, and the future of its result.
+
+    Attributes
+    ----------
+    begin
+        None for a single statement, which commits by itself.
+    context
+        The context variables of the caller.
+    """
+
+    __slots__ = ("begin", "context", "future", "queued_at", "repeat_if_lost", "timer", "work")
+
+    def __init__(self, work: Callable[[Connection], Any], begin: Begin | None, *, repeat_if_lost: bool) -> None:
+        self.work, self.begin, self.repeat_if_lost = work, begin, repeat_if_lost
+        self.context: Context
+        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.queued_at = 0.0
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class Runner:
+    """Holds at most one connection of `engine`. Runs in a greenlet.
+
+    Parameters
+    ----------
+    engine
+        In AUTOCOMMIT.
+    watchdog
+        Is told when a unit begins and ends.
+    max_seconds
+        How long a unit may hold a connection.
+    """
+
+    def __init__(self, engine: Engine, watchdog: Watchdog, max_seconds: float) -> None:
+        self._engine, self._watchdog, self._max_seconds = engine, watchdog, max_seconds
+        self._open: _Open | None = None
+        self._rested = False
+        self.resting: asyncio.Future[Unit | None] | None = None
+        self.rests_since = 0.0
+
+    def run(self, unit: Unit) -> None:
+        """Run a unit in the context of its caller, and set its result."""
+        try:
+            result = unit.context.run(self._try, unit)
+        except Exception as error:  # noqa: BLE001 - it is the caller's
+            if not unit.future.done():  # else the caller has gone
+                unit.future.set_exception(error)
+        else:
+            if not unit.future.done():
+                unit.future.set_result(result)
+
+    def rest(self) -> Unit | None:
+        """Wait for the next unit, or for None, which ends the runner."""
+        self.rests_since = time.monotonic()
+        self.resting = asyncio.get_running_loop().create_future()
+        self._rested = True
+        try:
+            return await_(self.resting)
+        finally:
+            self.resting = None
+
+    def _try(self, unit: Unit) -> Any:  # noqa: ANN401 - the result of the unit
+        """Do the work; again where PostgreSQL rolled it back for another transaction, or where it may be repeated."""
+        started = time.monotonic()
+        repeat_if_lost = unit.repeat_if_lost
+        for remaining in reversed(range(_MAX_TRIES)):
+            try:
+                return self._together(unit.begin, unit.work) if unit.begin else self._alone(unit.work)
+            except DBAPIError as error:
+                lost = repeat_if_lost and error.connection_invalidated
+                # After so long the server hangs, and the watchdog has shut the connection down.
+                late = time.monotonic() - started > self._max_seconds
+                if late or not remaining or not (lost or sqlstate_of(error) in REPEATABLE):
+                    raise
+                repeat_if_lost = repeat_if_lost and not lost
+            # Jitter, so that two units do not meet again.
+            await_(asyncio.sleep(random.uniform(0.0, 0.05)))  # noqa: S311
+        raise AssertionError("unreachable")
+
+    def _together(self, begin: Begin, work: Callable[[Connection], Any]) -> Any:  # noqa: ANN401
+        self.close()
+        with begin() as connection:
+            return work(connection)
+
+    def _alone(self, work: Callable[[Connection], Any]) -> Any:  # noqa: ANN401
+        open_ = self._ready_connection()
+        self._watchdog.begin(open_.raw)
+        try:
+            result = work(open_.connection)
+            open_.connection.rollback()  # sends nothing in AUTOCOMMIT: it ends what SQLAlchemy calls a transaction
+        except BaseException:
+            self.close()
+            raise
+        self._watchdog.end(open_.raw)
+        if open_.connection.get_execution_options() is not open_.options:
+            self.close()  # the unit has changed them
+        return result
+
+    def _ready_connection(self) -> "_Open":
+        if self._open is not None:
+            rested, self._rested = self._rested, False
+            old = time.monotonic() - self._open.since > _MAX_USE
+            if not (old or (rested and is_dead(self._open.raw))):
+                return self._open
+            self.close()
+        connection = self._engine.connect()
+        raw = cast("PsycopgConnection", connection.connection.dbapi_connection)
+        self._open = _Open(connection, raw, connection.get_execution_options(), time.monotonic())
+        return self._open
+
+    def close(self) -> None:
+        """Give the connection back to the pool."""
+        open_, self._open = self._open, None
+        if open_ is not None:
+            open_.connection.close()
+
+
+class _Open(NamedTuple):
+    """A connection taken from the pool: SQLAlchemy's, psycopg2's, its execution options, and when it was taken."""
+
+    connection: Connection
+    raw: PsycopgConnection
+    options: object
+    since: float

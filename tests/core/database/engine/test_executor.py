@@ -1,0 +1,155 @@
+"""The executor on a real PostgreSQL: how connections are kept while there is work, and given back."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextvars import ContextVar
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, event, text
+
+from app.core.database.engine import executor as executor_module
+from app.core.database.engine.dialect import LoopDialect
+from app.core.database.engine.executor import Executor
+from app.core.errors import DatabaseError
+from tests.conftest import SQL, MakeSettings
+
+pytestmark = pytest.mark.anyio
+
+_tenant: ContextVar[str] = ContextVar("tenant", default="none")
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Run on the event loop that the service has."""
+    return "asyncio"
+
+
+@contextlib.asynccontextmanager
+async def running(make_settings: MakeSettings, **fields: Any) -> AsyncIterator[Executor]:
+    """Run an executor on the test's database."""
+    settings = make_settings(**fields)
+    executor = Executor(settings, settings.database_url, lambda: None)
+    try:
+        yield executor
+    finally:
+        executor.dispose()
+
+
+def scalar(sql: str) -> Callable[[Connection], Any]:
+    """Make a unit of one statement."""
+    return lambda connection: connection.execute(text(sql)).scalar()
+
+
+def counted(executor: Executor, name: str) -> list[object]:
+    """Count a pool event from now on."""
+    seen: list[object] = []
+    event.listen(executor._engine, name, lambda connection, *_: seen.append(connection))
+    return seen
+
+
+async def test_a_connection_stays_while_there_is_work(make_settings: MakeSettings) -> None:
+    async with running(make_settings, db_pool_size=2) as executor:
+        taken = counted(executor, "checkout")
+        results = await asyncio.gather(*(executor.run(scalar(f"SELECT {n}"), repeat_if_lost=False) for n in range(50)))
+
+        assert results == list(range(50))
+        assert len(taken) == 2
+        assert (executor.busy, executor.idle) == (0, 2)
+
+
+async def test_a_connection_without_work_goes_back(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executor_module, "_REST", 0.0)
+    async with running(make_settings) as executor:
+        given_back = counted(executor, "checkin")
+        await executor.run(scalar("SELECT 1"), repeat_if_lost=False)
+        assert given_back == []
+
+        executor.check()
+        await asyncio.wait(list(executor._runners), timeout=5)
+
+        assert len(given_back) == 1
+        assert executor.idle == 1
+
+
+async def test_a_session_that_ended_while_it_rested_is_replaced(make_settings: MakeSettings, sql: SQL) -> None:
+    async with running(make_settings) as executor:
+        pid = await executor.run(scalar("SELECT pg_backend_pid()"), repeat_if_lost=False)
+        assert sql("SELECT pg_terminate_backend(%s, 5000)", (pid,)) == [(True,)]
+
+        assert await executor.run(scalar("SELECT pg_backend_pid()"), repeat_if_lost=False) != pid
+
+
+async def test_execution_options_of_a_unit_end_with_it(make_settings: MakeSettings) -> None:
+    def changes_options(connection: Connection) -> None:
+        connection.execution_options(compiled_cache={}).execute(text("SELECT 1")).all()
+
+    def options(connection: Connection) -> Any:
+        return connection.get_execution_options().get("compiled_cache")
+
+    async with running(make_settings, db_pool_size=1) as executor:
+        await executor.run(changes_options, repeat_if_lost=False)
+
+        assert await executor.run(options, repeat_if_lost=False) is None
+
+
+async def test_each_unit_has_the_context_of_its_caller(make_settings: MakeSettings) -> None:
+    def tenant(connection: Connection) -> str:
+        connection.execute(text("SELECT pg_sleep(0.01)"))
+        return _tenant.get()
+
+    async def ask(executor: Executor, name: str) -> str:
+        _tenant.set(name)
+        return await executor.run(tenant, repeat_if_lost=False)
+
+    async with running(make_settings, db_pool_size=1) as executor:
+        assert await asyncio.gather(*(ask(executor, name) for name in "abc")) == ["a", "b", "c"]
+
+
+async def test_a_unit_whose_caller_has_gone_before_it_began_is_not_run(make_settings: MakeSettings, sql: SQL) -> None:
+    def insert(connection: Connection) -> None:
+        connection.execute(text("INSERT INTO items (name, price) VALUES ('gone', 1)"))
+
+    async with running(make_settings, db_pool_size=1) as executor:
+        busy = asyncio.create_task(executor.run(scalar("SELECT pg_sleep(0.2)"), repeat_if_lost=False))
+        await asyncio.sleep(0)
+        queued = asyncio.create_task(executor.run(insert, repeat_if_lost=False))
+        await asyncio.sleep(0)
+        queued.cancel()
+        await busy
+        await executor.run(scalar("SELECT 1"), repeat_if_lost=False)
+
+    assert sql("SELECT name FROM items") == []
+
+
+async def test_a_unit_that_waits_too_long_is_told_so(make_settings: MakeSettings) -> None:
+    async with running(make_settings, db_pool_size=1, db_pool_timeout=0.1) as executor:
+        busy = asyncio.create_task(executor.run(scalar("SELECT pg_sleep(0.5)"), repeat_if_lost=False))
+        await asyncio.sleep(0)
+        with pytest.raises(DatabaseError, match="No database connection came free"):
+            await executor.run(scalar("SELECT 1"), repeat_if_lost=False)
+        await busy
+
+
+async def test_observers_are_told_of_statements_but_not_of_those_of_sqlalchemy(make_settings: MakeSettings) -> None:
+    """It is `LoopDialect.do_execute` that SQLAlchemy calls for every statement."""
+    seen: list[tuple[str, str | None]] = []
+    settings = make_settings()
+    executor = Executor(
+        settings,
+        settings.database_url,
+        lambda: None,
+        [lambda _, statement, __, error: seen.append((statement, getattr(error, "pgcode", None)))],
+    )
+    assert isinstance(executor._engine.dialect, LoopDialect)
+    try:
+        await executor.run(scalar("SELECT 1"), repeat_if_lost=False)
+        with contextlib.suppress(Exception):
+            await executor.run(scalar("SELECT 1/0"), repeat_if_lost=False)
+    finally:
+        executor.dispose()
+
+    assert seen == [("SELECT 1", None), ("SELECT 1/0", "22012")]
