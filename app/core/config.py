@@ -7,15 +7,27 @@ import sys
 from datetime import UTC, datetime
 from functools import lru_cache
 from ipaddress import ip_network
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import psycopg2
 from psycopg2.extensions import parse_dsn
-from pydantic import AfterValidator, BeforeValidator, Field, HttpUrl, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    FilePath,
+    HttpUrl,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PROBE_PATHS = frozenset({"/health/live", "/health/ready", "/metrics"})
 """Paths that Kubernetes and Prometheus ask every few seconds: never rejected, not traced, logged at DEBUG."""
+
+Algorithm = Literal["RS256", "PS256", "ES256", "EdDSA"]
+"""Signatures that a token may have (RFC 7518, section 3.1; RFC 8037): asymmetric ones only."""
 
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
@@ -64,6 +76,17 @@ def _service_url(url: HttpUrl) -> HttpUrl:
     return url
 
 
+def _http_url(text: str) -> str:
+    """Check a URL and keep its spelling: an issuer is compared character by character (RFC 8414, section 3.3)."""
+    try:
+        url = HttpUrl(text)
+    except ValidationError:
+        raise ValueError("must be an http or https URL") from None
+    if url.username is not None or url.password is not None or url.fragment is not None:
+        raise ValueError("must not contain credentials or a fragment")
+    return text
+
+
 def _addresses(text: str) -> str:
     """Take what gunicorn takes: `*`, or addresses and networks between commas."""
     for part in text.split(","):
@@ -105,6 +128,7 @@ class Settings(BaseSettings):
 
     host: str = "0.0.0.0"  # noqa: S104 - a container's port is published by whoever runs it
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    ops_port: Annotated[int, Field(ge=1, le=65535)] | None = None
     web_concurrency: Annotated[int, Field(ge=1, le=256, default_factory=_cores)]
     forwarded_allow_ips: Annotated[str, AfterValidator(_addresses)] = "127.0.0.1"
 
@@ -120,12 +144,39 @@ class Settings(BaseSettings):
     cors_origins: CommaSeparated = ()
     trusted_hosts: CommaSeparated = ()
 
+    auth_issuer: Annotated[str, AfterValidator(_http_url)] | None = None
+    auth_audience: Annotated[str, Field(max_length=255)] | None = None
+    auth_jwks_url: Annotated[str, AfterValidator(_http_url)] | None = None
+    auth_jwks_file: FilePath | None = None
+    auth_algorithms: Annotated[tuple[Algorithm, ...], NoDecode, BeforeValidator(_comma_separated)] = ()
+    log_caller: bool = True
+
     inventory_url: ServiceURL | None = None
     docs_enabled: bool = True
     otel_exporter_otlp_endpoint: ServiceURL | None = None
 
     drain_seconds: Annotated[float, Field(ge=0, le=600)] = 5.0
     shutdown_timeout: Annotated[float, Field(gt=0, le=600)] = 30.0
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        """Refuse half a configuration, which would look like authentication and be none."""
+        auth = {name for name in type(self).model_fields if name.startswith("auth_") and getattr(self, name)}
+        required = {"auth_issuer", "auth_audience"}
+        if auth and (missing := sorted(required - auth)):
+            raise ValueError(f"{missing[0].upper()}: required with {min(auth).upper()}")
+        if {"auth_jwks_url", "auth_jwks_file"} <= auth:
+            raise ValueError("AUTH_JWKS_FILE: cannot be used with AUTH_JWKS_URL")
+        if self.ops_port is not None and self.ops_port == self.port:
+            raise ValueError("OPS_PORT: must differ from PORT")
+        return self
+
+
+def _problem(loc: tuple[int | str, ...], message: str) -> str:
+    """Name the variable and what is wrong with it; a check of several variables names them itself."""
+    if not loc:
+        return message.removeprefix("Value error, ")
+    return f"{str(loc[0]).upper()}: {message}"
 
 
 @lru_cache(maxsize=1)
@@ -146,7 +197,7 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+        problems = "; ".join(_problem(e["loc"], e["msg"]) for e in error.errors())
         line = {
             "timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
             "level": "CRITICAL",

@@ -46,6 +46,12 @@ BAD = {
     "ENVIRONMENT": ["a b", "x" * 64],
     "LOG_LEVEL": ["LOUD", "10", "INFO,DEBUG"],
     "PORT": ["abc", "-1", "65536", "80.5", "0x50", "8000 8001"],
+    "OPS_PORT": ["0", "65536", "abc"],
+    "AUTH_ISSUER": ["id.example", "ftp://id.example", f"https://u:{SECRET}@id.example", "https://id.example/#x"],
+    "AUTH_AUDIENCE": ["x" * 256],
+    "AUTH_JWKS_URL": ["keys.json", "file:///etc/passwd"],
+    "AUTH_JWKS_FILE": ["/nowhere/keys.json", "."],
+    "AUTH_ALGORITHMS": ["HS256", "none", "RS256,HS256", "rs256"],
     "WEB_CONCURRENCY": ["0", "-1", "257", "two", "1.5"],
     "DATABASE_URL": [
         SECRET,
@@ -83,6 +89,41 @@ def test_a_bad_variable_is_named_and_not_quoted(
 
     assert message.startswith(f"invalid configuration: {name}: ")
     assert ";" not in message
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"AUTH_ISSUER": "https://id.example"}, "AUTH_AUDIENCE: required with AUTH_ISSUER"),
+        ({"AUTH_AUDIENCE": "items"}, "AUTH_ISSUER: required with AUTH_AUDIENCE"),
+        ({"AUTH_JWKS_URL": "https://id.example/keys"}, "AUTH_AUDIENCE: required with AUTH_JWKS_URL"),
+        ({"AUTH_ALGORITHMS": "RS256"}, "AUTH_AUDIENCE: required with AUTH_ALGORITHMS"),
+        ({"PORT": "9000", "OPS_PORT": "9000"}, "OPS_PORT: must differ from PORT"),
+        (
+            {
+                "AUTH_ISSUER": "https://id.example",
+                "AUTH_AUDIENCE": "items",
+                "AUTH_JWKS_URL": "https://id.example/keys",
+                "AUTH_JWKS_FILE": __file__,
+            },
+            "AUTH_JWKS_FILE: cannot be used with AUTH_JWKS_URL",
+        ),
+    ],
+)
+def test_variables_that_do_not_go_together_stop_the_start(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], variables: dict[str, str], message: str
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    assert fails(capsys) == f"invalid configuration: {message}"
+
+
+def test_an_issuer_keeps_its_spelling(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTH_ISSUER", "https://ID.example")
+    monkeypatch.setenv("AUTH_AUDIENCE", "items")
+
+    assert load_settings().auth_issuer == "https://ID.example"
 
 
 def test_every_bad_variable_is_named_at_once(
