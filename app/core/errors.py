@@ -119,6 +119,13 @@ class Overloaded(APIError):
     default_headers: ClassVar[Mapping[str, str]] = {"Retry-After": "1"}
 
 
+class ShuttingDown(APIError):
+    """The service is shutting down: readiness says so, and a request that outlived `SHUTDOWN_TIMEOUT` gets it."""
+
+    code, status, default_message = "SHUTTING_DOWN", 503, "The service is shutting down"
+    default_headers: ClassVar[Mapping[str, str]] = {"Retry-After": "1"}
+
+
 class DownstreamError(APIError):
     """Another service gave no usable answer, or is known to be down."""
 

@@ -1,1 +1,1 @@
-"""What Kubernetes asks."""
+"""Health probes for Kubernetes and load balancers."""
