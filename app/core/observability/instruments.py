@@ -81,6 +81,14 @@ DOWNSTREAM_BREAKER = Gauge(
     ["service"],
     multiprocess_mode="livemax",
 )
+AUTH_FAILURES = Counter(
+    "auth_failures", "Requests without a valid token, or without a scope that they need.", ["reason"]
+)
+AUTH_KEYS_AGE = Gauge(
+    "auth_keys_age_seconds",
+    "Seconds since the issuer's keys were last read, or since the start; of all workers the highest.",
+    multiprocess_mode="livemax",
+)
 SERVICE_READY = Gauge(
     "service_ready",
     "What /health/ready says: 1 for 200, 0 for 503; of all workers the lowest.",
