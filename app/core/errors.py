@@ -90,7 +90,7 @@ class PayloadTooLarge(APIError):
 
 
 class HeadTooLarge(APIError):
-    """The header fields, or the target, are more than the server takes (`app/server/protocol.py`)."""
+    """The header fields, or the target, are more than the server takes (`app/server/protocol/head.py`)."""
 
     code, status, default_message = "INVALID_INPUT", 431, "The header fields are too large or too many"
 

@@ -1,42 +1,44 @@
-"""What the server and the app both know about the life of this process.
+"""What the server tells the app about the life of this process, and what the two ask each other about a request.
 
-The server (`app/server`) writes it, the app reads it; `core` knows nothing of the server.
+`app/server` writes it and the app reads it; `app/core` does not import the server.
 """
 
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
-REFUSED = "app.refused"
-"""The app sets it in the scope of a request that it has no room for; the server then reads no more of that
-connection for a moment."""
+REJECTED = "app.rejected"
+"""Key that the app sets in the scope of a request that it rejects for lack of capacity. The server then pauses reading
+from that connection."""
 
-EARLY = "app.early"
-"""The server sets it in the scope of a request that was sent in spite of a refusal, without the pause it asked for."""
+EARLY_RETRY = "app.early_retry"
+"""Key that the server sets in the scope of a request that was sent before the pause after a rejection was over."""
 
-Refusal = tuple[list[tuple[bytes, bytes]], bytes]
+Rejection = tuple[list[tuple[bytes, bytes]], bytes]
 """Header fields and body of a 503."""
+
+Reject = Callable[[MutableMapping[str, Any]], Rejection | None]
+"""Return the 503 to an ASGI scope for which there is no capacity, counted and logged; or None, to call the app."""
+
+REJECT = "app.reject"
+"""Key of the app's `Reject` in the ASGI lifespan state. The server calls it before it starts a request."""
 
 
 class Lifecycle:
-    """The state of one process.
+    """The state of this process.
 
     Attributes
     ----------
     draining
-        True from the moment that the whole service is told to end. Readiness then answers 503, so
-        that load balancers send no more; requests that come nevertheless are served. A worker that
-        alone is replaced (reload, recycling) does not drain: the service stays ready.
+        Whether the whole service is shutting down. Readiness then answers 503, so that load balancers send no more
+        requests; those that come nevertheless are served. It stays False in a worker that alone is replaced (reload,
+        `max_requests`): the service stays ready.
     retry_after
-        Seconds after which the server will read again from a connection that is refused now.
-    turn_away
-        Set by the app, asked by the server before it begins a request: the answer to an ASGI scope for which there is
-        no room, counted and logged; or None, and then the app is to serve it.
+        Seconds until the server reads again from a connection that is rejected now.
     """
 
     def __init__(self) -> None:
         self.draining = False
         self.retry_after = 1
-        self.turn_away: Callable[[MutableMapping[str, Any]], Refusal | None] = lambda _: None
 
 
 lifecycle = Lifecycle()

@@ -1,1 +1,1 @@
-"""Processes, signals, sockets: gunicorn's settings and the uvicorn worker class."""
+"""Processes, signals and sockets: gunicorn's settings and the uvicorn worker class."""

@@ -1,15 +1,15 @@
-"""`python -m app.server`: gunicorn, with every line it can write as JSON on stdout.
+"""`python -m app.server`: gunicorn, with all output as JSON on stdout.
 
-Unlike the bare `gunicorn` command it reads the settings first: gunicorn converts `WEB_CONCURRENCY`
-while it is imported, and a bad value would end in its traceback.
+Unlike the `gunicorn` command it reads the settings first: gunicorn converts `WEB_CONCURRENCY` while it is imported, and
+an invalid value would end in a traceback.
 """
 
 import importlib
 import signal
 import sys
 
-# Process 1 of a container ignores every signal that it has no handler for, and gunicorn's come only
-# after a second of imports: a container stopped meanwhile would wait to be killed.
+# Process 1 of a container ignores signals without a handler, and gunicorn sets its own after a second of imports. A
+# container that is stopped meanwhile would not react until it is killed.
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
 from app.core.config import load_settings  # noqa: E402
@@ -18,7 +18,7 @@ from app.server.stderr_capture import capture_stderr  # noqa: E402
 
 
 def main() -> None:
-    """Serve `app.main:app`, or what the arguments name; they are those of `gunicorn`."""
+    """Serve `app.main:app`, or the app that the arguments name; they are those of `gunicorn`."""
     settings = load_settings()
     capture_stderr(log_config(settings))
     if len(sys.argv) == 1:

@@ -1,8 +1,8 @@
-"""Takes new connections, in step with the other workers.
+"""Accepts new connections, shared evenly among the workers.
 
-All workers wait at the same listeners, and whoever wakes first would take everybody: of 32 connections that were opened
-at once, one of two idle workers got 24 to 32, and had their requests to itself for as long as they lived
-(docs/adr/0017). So a worker that is ahead leaves new connections to the others for a moment.
+All workers wait on the same listeners, and the one that wakes first would accept every connection: of 32 that were
+opened at once, one of two idle workers got 24 to 32, and served their requests alone for as long as they were open
+(docs/adr/0017). So a worker that has more connections than others pauses accepting for a moment.
 """
 
 import asyncio
@@ -14,20 +14,19 @@ from collections.abc import Callable, Collection, Sequence
 
 from app.server.shared_state import SharedState
 
-# At most so many a turn of the event loop: who is connected already is served in between, and who connects to a busy
-# service does not wait behind thousands.
-_A_TURN = 8
-# How many connections more than the least busy worker is too many: so many, and an eighth of its own.
-_AHEAD = 2
-_SHARE_AHEAD = 8
-# Seconds for the others to come, and how many are taken after that whether they came or not: one may hang.
-_MOMENT = 0.002
-_AFTER_A_MOMENT = 4
-# Seconds for TLS, as for a head.
-_HANDSHAKE = 10.0
-# Seconds until there may be descriptors or memory again (as asyncio has it).
-_SHORTAGE = 1.0
-_SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+# At most so many per iteration of the event loop, so that open connections are served in between.
+_BATCH = 8
+# A worker pauses if it has this many connections, plus an eighth of its own, more than the worker with the fewest.
+_LEAD = 2
+_LEAD_DIVISOR = 8
+# Seconds of the pause, and how many connections are accepted after it in any case: another worker may hang.
+_PAUSE_SECONDS = 0.002
+_AFTER_PAUSE = 4
+# Seconds for a TLS handshake, as for a head.
+_HANDSHAKE_SECONDS = 10.0
+# Seconds until there may be file descriptors or memory again (as in asyncio).
+_EXHAUSTED_SECONDS = 1.0
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 logger = logging.getLogger("uvicorn.error")
 
@@ -40,13 +39,13 @@ class Acceptor:
     listeners
         Listening sockets that do not block.
     make_protocol
-        Makes what serves a connection.
+        Creates the protocol of a connection.
     connections
-        Those that are served now.
+        The open connections.
     shared_state, slot
-        What all workers share, and this worker's place on it.
+        Memory that all workers share, and this worker's index in it.
     tls
-        Given where connections begin with a handshake.
+        Set if connections begin with a TLS handshake.
     """
 
     def __init__(
@@ -65,9 +64,9 @@ class Acceptor:
         self._connections = connections
         self._shared_state = shared_state
         self._slot = slot
-        self._tls = {"ssl": tls, "ssl_handshake_timeout": _HANDSHAKE} if tls else {}
+        self._tls = {"ssl": tls, "ssl_handshake_timeout": _HANDSHAKE_SECONDS} if tls else {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._coming = 0
+        self._arriving = 0
         self._pause: asyncio.TimerHandle | None = None
         self._listen()
 
@@ -86,14 +85,14 @@ class Acceptor:
         self._pause = self._loop.call_later(seconds, self._resume)
 
     def _resume(self) -> None:
-        """Accept who still waits, whatever the others do, and go on."""
+        """Accept some waiting connections in any case, and listen again."""
         self._pause = None
         self._listen()
         for listener in self._listeners:
-            self._accept(listener, _AFTER_A_MOMENT)
+            self._accept(listener, _AFTER_PAUSE)
 
     def close(self) -> None:
-        """Accept no more, and close the listeners."""
+        """Stop accepting, and close the listeners."""
         if self._pause is not None:
             self._pause.cancel()
         self._stop()
@@ -102,39 +101,39 @@ class Acceptor:
 
     @property
     def arriving(self) -> bool:
-        """Whether a connection was accepted that is not served yet."""
+        """Whether a connection was accepted that has no protocol yet."""
         return bool(self._tasks)
 
     def report(self) -> int:
-        """Let the other workers know how many connections are here."""
-        number = len(self._connections) + self._coming
+        """Tell the other workers how many connections this one has."""
+        number = len(self._connections) + self._arriving
         self._shared_state.connected(self._slot, number)
         return number
 
     def _accept_fairly(self, listener: socket.socket) -> None:
-        for _ in range(_A_TURN):
+        for _ in range(_BATCH):
             number = self.report()
-            if number >= self._shared_state.fewest_connections() + _AHEAD + number // _SHARE_AHEAD:
-                self._wait(_MOMENT)
+            if number >= self._shared_state.fewest_connections() + _LEAD + number // _LEAD_DIVISOR:
+                self._wait(_PAUSE_SECONDS)
                 return
             if not self._accept(listener, 1):
                 return
 
     def _accept(self, listener: socket.socket, number: int) -> bool:
-        """Accept so many connections; tell whether there were as many."""
+        """Accept up to `number` connections; return whether there were as many."""
         for _ in range(number):
             try:
                 connection, _ = listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return False
             except OSError as error:
-                if error.errno not in _SHORT:
+                if error.errno not in _EXHAUSTED:
                     raise
-                logger.error("No connection can be accepted: %s", error)  # noqa: TRY400 - the system's reason is all
-                self._wait(_SHORTAGE)
+                logger.error("Cannot accept connections: %s", error)  # noqa: TRY400 - a traceback says no more
+                self._wait(_EXHAUSTED_SECONDS)
                 return False
             connection.settimeout(0.0)
-            self._coming += 1
+            self._arriving += 1
             task = self._loop.create_task(self._serve(connection))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -142,11 +141,11 @@ class Acceptor:
 
     async def _serve(self, connection: socket.socket) -> None:
         def make_protocol() -> asyncio.Protocol:
-            self._coming -= 1  # from here on it is among the connections
+            self._arriving -= 1  # from here on it is in `connections`
             return self._make_protocol()
 
         try:
             await self._loop.connect_accepted_socket(make_protocol, connection, **self._tls)  # type: ignore[arg-type]
         except OSError as error:
             connection.close()
-            logger.info("A connection ended before it was served: %s", error)
+            logger.info("A connection ended before its handshake was complete: %s", error)

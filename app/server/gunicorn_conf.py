@@ -32,34 +32,34 @@ worker_class = "app.server.worker.ServiceWorker"
 worker_tmp_dir = str(metrics_dir.memory_dir())
 proc_name = _settings.service_name
 forwarded_allow_ips = _settings.forwarded_allow_ips
-# It would let whoever reaches its file change the number of workers; signals do.
+# Signals do the same; the control socket would let anyone who can open its file change the number of workers.
 control_socket_disable = True
-# Above the idle time of load balancers (AWS and Google: 60 s), so that it is they who close.
+# Above the idle timeout of load balancers (AWS and Google: 60 s), so that they close first.
 keepalive = 75
-# A worker reports every second or two; one that does not for so long is hung, and is replaced.
+# A worker sends a heartbeat every second or two. One that sends none for so long is replaced.
 timeout = 20
-# The last resort: whoever has not left by then is killed. The margin is for the worker's own ends.
+# A worker that has not exited by then is killed. The margin of 5 s lets its own timeouts come first.
 graceful_timeout = math.ceil(_settings.drain_seconds + _settings.shutdown_timeout + LIFESPAN_SECONDS + 5)
 
 _metrics_folder = str(metrics_dir.prepare())
 
 
 def when_ready(server: Arbiter) -> None:
-    """Let the workers know at once when the whole service is to end.
+    """Tell the workers at once when the whole service shuts down.
 
-    The master may come to its signals late, as a reload keeps it until the old workers are gone.
+    The master may handle its signals late: during a reload it waits until the old workers have exited.
     """
 
     def announce(number: int, frame: FrameType | None) -> None:
         if os.getpid() != server.pid:
             os._exit(0)  # a worker just forked, with its master's handlers: it has nothing to finish
-        if number == signal.SIGINT and not shared_state.halting:
-            # gunicorn would cut off what is in flight; the first Ctrl-C is graceful, without a
-            # drain since no load balancer watches a terminal. The second one is quick.
-            shared_state.halt(drain=False)
+        if number == signal.SIGINT and not shared_state.shutting_down:
+            # gunicorn would cancel requests in flight. The first Ctrl-C is graceful, without a drain: there is no load
+            # balancer in front of a terminal. The second one is gunicorn's.
+            shared_state.shut_down(drain=False)
             number = signal.SIGTERM
         elif number == signal.SIGTERM:
-            shared_state.halt(drain=True)
+            shared_state.shut_down(drain=True)
         server.signal(number, frame)
 
     signal.signal(signal.SIGTERM, announce)
@@ -67,7 +67,7 @@ def when_ready(server: Arbiter) -> None:
 
 
 def pre_fork(server: Arbiter, worker: ServiceWorker) -> None:
-    """Give the worker the lowest free slot, so that it goes on with its predecessor's metrics."""
+    """Give the worker the lowest free slot, so that it continues its predecessor's metrics."""
     taken = {living.slot for living in server.WORKERS.values()}
     worker.slot = next(slot for slot in range(len(taken) + 1) if slot not in taken)
     shared_state.booting(worker.slot)
@@ -79,11 +79,11 @@ def post_fork(_server: Arbiter, worker: ServiceWorker) -> None:
 
 
 def child_exit(_server: Arbiter, worker: ServiceWorker) -> None:
-    """Clear the slot of a dead worker; its counters stay.
+    """Clear the slot of a worker that has exited; its counters stay.
 
     gunicorn calls this before it forks again, so the slot has no new owner yet.
     """
-    # Imported late: prometheus_client must not be there before its folder is.
+    # Imported late: prometheus_client must not be imported before its folder exists.
     from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415
 
     shared_state.gone(worker.slot)

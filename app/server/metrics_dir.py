@@ -1,8 +1,8 @@
-"""The folder in which the workers keep their metrics (see `app.core.observability.instruments`), made by the master.
+"""The folder of the workers' metric files (see `app.core.observability.instruments`), created by the master.
 
-Its owner holds a lock on it (`flock`), and so do the workers that it forks. The kernel drops the lock
-with the last of them, however they die; a folder that can be locked is therefore nobody's. A process
-id in its name would not do: they are used again, and containers that share `/dev/shm` have their own.
+The master and the workers that it forks hold a lock on it (`flock`). The kernel releases the lock when the last of them
+exits, however it does; a folder that can be locked is therefore unused. A process id in its name would not do: ids are
+reused, and containers that share `/dev/shm` have their own.
 """
 
 import atexit
@@ -18,21 +18,21 @@ _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - only as the parent of a privat
 
 
 def memory_dir() -> Path:
-    """Find a folder for small hot files: in memory where there is one, so no disk ever stalls us."""
+    """Return a folder for small files that are written often: in memory if possible, so that no disk is waited for."""
     usable = _SHARED_MEMORY.is_dir() and os.access(_SHARED_MEMORY, os.W_OK | os.X_OK)
     return _SHARED_MEMORY if usable else Path(tempfile.gettempdir())
 
 
 def prepare() -> Path:
-    """Make an empty folder, or empty the one that the environment names; it goes when we exit.
+    """Create an empty folder, or empty the one that the environment names; it is removed at exit.
 
     Returns
     -------
     Path
-        The folder, which is from now on in `PROMETHEUS_MULTIPROC_DIR`.
+        The folder; `PROMETHEUS_MULTIPROC_DIR` names it from now on.
     """
     given = os.environ.get(VARIABLE, "")
-    # A private one can only be that of a living master whose environment we inherit (SIGUSR2).
+    # A private one belongs to a running master whose environment was inherited (SIGUSR2).
     own = not given or Path(given).name.startswith(_PREFIX)
     if own:
         _prune(memory_dir())
@@ -47,9 +47,9 @@ def prepare() -> Path:
 
 
 def _private(parent: Path) -> Path:
-    """Make a folder that is locked before it has the name by which `_prune` finds it."""
+    """Create a folder that is locked before it has the name by which `_prune` finds it."""
     new = Path(tempfile.mkdtemp(prefix=".new-", dir=parent))
-    # Never closed: it is the lock. It is not inherited through exec.
+    # Never closed: it is the lock. It is not inherited through `exec`.
     fcntl.flock(os.open(new, os.O_RDONLY | os.O_DIRECTORY), fcntl.LOCK_EX)
     return new.rename(parent / f"{_PREFIX}{os.getpid()}-{new.name.removeprefix('.new-')}")
 

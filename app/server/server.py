@@ -1,9 +1,9 @@
-"""How a worker's server ends: it drains, or hands over, and loses no request.
+"""A worker's server, and how it shuts down without losing a request.
 
-*Halting*: the whole service ends. Readiness turns, requests are served until the drain is over.
-*Retiring*: this worker alone is replaced (reload, TTOU, `max_requests`); others take over.
-Either way every answer says `Connection: close` from then on, so that a keep-alive client does not send
-its next request at the very moment at which we close.
+*Shutting down*: the whole service ends. Readiness becomes 503, and requests are served until the drain is over.
+*Retiring*: this worker alone is replaced (reload, TTOU, `max_requests`), and others take over.
+Either way every response says `Connection: close` from then on, so that a keep-alive client does not send its next
+request just as the connection is closed.
 """
 
 import asyncio
@@ -23,32 +23,34 @@ from uvicorn.server import Server
 
 from app.core.lifecycle import lifecycle
 from app.server.acceptor import Acceptor
-from app.server.protocol import ServiceProtocol, read_on
+from app.server.protocol.http import ServiceProtocol
+from app.server.protocol.throttle import resume_throttled
+from app.server.protocol.timeouts import check_timeouts
 from app.server.shared_state import SharedState
 
 # All in seconds.
-LIFESPAN_SECONDS = 5.0  # the app's own shutdown may take so long
+LIFESPAN_SECONDS = 5.0  # for the app's own shutdown
 _TICK = 0.1
-_TICKS_PER_SWEEP = 10
-# A connection that was not told, and is quiet for so long, is closed. A halting server was asked
-# not to be used any more; a retiring one has the time to tell whoever comes back.
-_QUIET_HALTING = 1.0
-_QUIET_RETIRING = 5.0
-# A successor that boots longer than this is not waited for: connections wait in the kernel's queue.
+_TICKS_PER_CHECK = 10  # of the connections' timeouts
+# A connection that got no `Connection: close` yet is closed when it has been idle for so long. When the service shuts
+# down, load balancers were told before; a retiring worker has the time to tell clients that come back.
+_IDLE_SHUTTING_DOWN = 1.0
+_IDLE_RETIRING = 5.0
+# For a successor to boot. After that new connections wait in the kernel's queue.
 _BOOT_SECONDS = 30.0
 _CLOSE = (b"connection", b"close")
-# Python's own are 700 (2,000 since 3.13), 10, 10. With what was imported out of the way full rounds are cheap, and come
-# often: what they find would be 10 MB a worker with 10,000, 10, 10, and costs no less (docs/performance.md).
+# Python's own are 700 (2,000 since 3.13), 10, 10. Full collections are cheap once imported objects are frozen, so they
+# are frequent: with 10,000, 10, 10 a worker uses 10 MB more, and saves no time (docs/performance.md).
 _GC_THRESHOLDS = 3_000, 2, 2
 
 logger = logging.getLogger("uvicorn.error")
 
 
 def _settle_memory() -> None:
-    """Spare the garbage collector what was imported: it stays to the end.
+    """Exclude imported objects from garbage collection: they live as long as the process.
 
-    Otherwise each of its full rounds goes through all modules, classes and schemas, and every request on this worker
-    waits for 50 ms and more; that was the 99th percentile of a read (docs/performance.md).
+    Otherwise each full collection goes through all modules, classes and schemas, and stops this worker for 50 ms and
+    more; that was the 99th percentile of a read (docs/performance.md).
     """
     gc.collect()
     gc.freeze()
@@ -56,19 +58,19 @@ def _settle_memory() -> None:
 
 
 class ServiceServer(Server):
-    """A uvicorn server that knows why it ends.
+    """A uvicorn server that knows why it shuts down.
 
     Parameters
     ----------
     config
         uvicorn's.
     shared_state, slot
-        What master and workers share, and this worker's place on it.
+        Memory that master and workers share, and this worker's index in it.
     parent
         Process id of the master.
     drain_seconds, finish_seconds
-        How long a halting server goes on serving, and how long after that, or when retiring, the
-        requests in flight may take before they are answered 503.
+        For how long it accepts requests while the service shuts down; and for how long after that, or when
+        retiring, requests in flight may take before they are answered 503.
     """
 
     def __init__(
@@ -88,7 +90,7 @@ class ServiceServer(Server):
         self._drain_seconds = drain_seconds
         self._finish_seconds = finish_seconds
         self._drained_at = 0.0
-        self._quick = False
+        self._immediate = False
         self._ticks = 0
 
     @property
@@ -97,21 +99,21 @@ class ServiceServer(Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Handle SIGTERM and SIGQUIT to the very end.
+        """Handle SIGTERM and SIGQUIT until the process exits.
 
-        uvicorn restores the handlers and raises the signals again: gunicorn would call that a death.
+        uvicorn restores the handlers and raises the signals again, and gunicorn would log that as a killed worker.
         """
         signal.signal(signal.SIGTERM, self.handle_exit)
         signal.signal(signal.SIGQUIT, self.handle_quit)
         yield
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        """Leave; `on_tick` finds out whether we halt or retire."""
+        """Begin to shut down; `on_tick` finds out whether the service shuts down or this worker retires."""
         self.should_exit = True
 
     def handle_quit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        """Leave without waiting: what is in flight is answered 503."""
-        self.should_exit = self._quick = True
+        """Shut down without waiting: requests in flight are answered 503."""
+        self.should_exit = self._immediate = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and tell retiring workers that they may stop accepting."""
@@ -128,98 +130,98 @@ class ServiceServer(Server):
         return make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
     async def on_tick(self, counter: int) -> bool:
-        """Look, ten times a second, whether to leave, and once a second at every connection."""
+        """Check ten times a second whether to shut down, and once a second every connection's timeouts."""
         if not lifecycle.draining:
-            self._look_up()
-        read_on()
+            self._check_for_shutdown()
+        resume_throttled()
         self._acceptor.report()
-        if counter % _TICKS_PER_SWEEP == 0:
+        if counter % _TICKS_PER_CHECK == 0:
             now = asyncio.get_running_loop().time()
             for connection in self._connections:
-                connection.sweep(now)
+                check_timeouts(connection, now)
         return await super().on_tick(counter)
 
-    def _look_up(self) -> None:
-        """See whether the whole service ends: the master says so, or is gone."""
+    def _check_for_shutdown(self) -> None:
+        """Begin to drain if the whole service shuts down: the master says so, or has died."""
         orphaned = os.getppid() != self._parent
-        if not (orphaned or self._shared_state.halting or self._quick):
+        if not (orphaned or self._shared_state.shutting_down or self._immediate):
             return
         if orphaned:
-            # At once: as long as we listen, a new master cannot.
-            logger.warning("The master is gone")
+            # Without a drain: a new master cannot listen on the port before this worker closes it.
+            logger.warning("The master process has died")
         drain = self._drain_seconds if self._shared_state.drains and not orphaned else 0.0
         self._drained_at = asyncio.get_running_loop().time() + drain
         lifecycle.draining = self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002
-        """End: tell, go on serving, stop accepting, finish, and let the app shut down."""
+        """Drain or hand over, stop accepting, finish requests in flight, and shut down the app."""
         self.should_exit = True
         self._shared_state.retiring(self._slot)
-        self._look_up()
-        self._say_close()
-        logger.info("Halting" if lifecycle.draining else "Retiring")
-        await self._serve_on()
+        self._check_for_shutdown()
+        self._disable_keep_alive()
+        logger.info("Shutting down" if lifecycle.draining else "Retiring")
+        await self._drain()
         self._shared_state.leaving(self._slot)
         self._acceptor.close()
-        if not await self._finish():
-            await self._cut_off()
-        await self._end_lifespan()
+        if not await self._finish_requests():
+            await self._terminate_requests()
+        await self._shut_down_app()
 
-    def _say_close(self) -> None:
-        """Make every answer from now on its connection's last."""
+    def _disable_keep_alive(self) -> None:
+        """Make every response from now on the last one of its connection."""
         self.config.encoded_headers.append(_CLOSE)
         self.server_state.default_headers.append(_CLOSE)
         for connection in self._connections:
-            connection.say_close()
+            connection.disable_keep_alive()
 
-    async def _serve_on(self) -> None:
-        """Go on accepting until the drain is over, or somebody else accepts."""
+    async def _drain(self) -> None:
+        """Accept connections until the drain is over, or until another worker accepts them."""
         loop = asyncio.get_running_loop()
-        started, former = loop.time(), set(self._connections)
-        while not self._quick:
+        started, untold = loop.time(), set(self._connections)
+        while not self._immediate:
             await self._tick()
-            former.intersection_update(self._connections)
+            untold.intersection_update(self._connections)
             if lifecycle.draining:
                 if loop.time() >= self._drained_at:
                     return
-            elif self._handed_over(loop.time() - started, former):
+            elif self._handed_over(loop.time() - started, untold):
                 return
 
-    def _handed_over(self, waited: float, former: AbstractSet[ServiceProtocol]) -> bool:
-        """Tell whether a retiring worker may stop accepting; `former` were here before it retired."""
-        if self._shared_state.anyone_accepting():
+    def _handed_over(self, waited: float, untold: AbstractSet[ServiceProtocol]) -> bool:
+        """Return whether a retiring worker may stop accepting; `untold` are connections made before it retired."""
+        if self._shared_state.any_accepting():
             return True
         if self._shared_state.successor_expected(self._slot):
             return waited >= _BOOT_SECONDS
-        # Nobody will before we are gone: gunicorn replaces a recycled worker only after its exit. The
-        # kernel queues who comes meanwhile; those who are here must be told before that.
-        return not former or waited >= _QUIET_RETIRING
+        # No other worker will accept before this one has exited: gunicorn replaces a recycled worker only then. The
+        # kernel queues new connections meanwhile; open ones must get `Connection: close` before that.
+        return not untold or waited >= _IDLE_RETIRING
 
-    async def _finish(self) -> bool:
-        """Serve the connections that are left, each to its last answer; say whether all are gone."""
+    async def _finish_requests(self) -> bool:
+        """Serve open connections up to their last response; return whether all were closed in time."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._finish_seconds
-        while not self._quick and loop.time() < deadline:
+        while not self._immediate and loop.time() < deadline:
             await self._tick()
-            quiet = _QUIET_HALTING if lifecycle.draining else _QUIET_RETIRING
+            timeout = _IDLE_SHUTTING_DOWN if lifecycle.draining else _IDLE_RETIRING
             for connection in self._connections:
-                connection.close_if_quiet(loop.time() - quiet)
+                connection.close_if_idle(loop.time() - timeout)
             if self._idle():
                 return True
         return False
 
-    async def _cut_off(self) -> None:
-        """Answer what outlived its time with a 503, and cancel the work behind it."""
+    async def _terminate_requests(self) -> None:
+        """Answer requests that are still in flight with a 503, and cancel them."""
         tasks = self.server_state.tasks
-        logger.warning("Out of time: %d requests are cut off", len(tasks))
+        logger.warning("SHUTDOWN_TIMEOUT is over: %d requests are cancelled", len(tasks))
         for connection in self._connections:
-            connection.end_late()
+            connection.terminate()
         for task in list(tasks):
             task.cancel()
         await self._wait(self._idle, 1.0)
 
-    async def _end_lifespan(self) -> None:
-        """Let the app shut down, within a bound."""
+    async def _shut_down_app(self) -> None:
+        """Let the app shut down, for at most `LIFESPAN_SECONDS`."""
         try:
             await asyncio.wait_for(self.lifespan.shutdown(), LIFESPAN_SECONDS)
         except TimeoutError:
@@ -235,7 +237,7 @@ class ServiceServer(Server):
             await self._tick()
 
     async def _tick(self) -> None:
-        """Let the loop work, and keep up the clock, the sweep, and the signs of life to the master."""
+        """Let the event loop run, and do what the main loop does: the clock, timeouts, and heartbeats to the master."""
         self._ticks += 1
         await asyncio.sleep(_TICK)
         await self.on_tick(self._ticks)

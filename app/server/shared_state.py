@@ -1,7 +1,7 @@
-"""What the master and its workers tell each other: a few bytes of shared memory.
+"""The state that the master and its workers share: a few bytes of memory.
 
-A signal says no more than its number: a worker that gets SIGTERM cannot know whether the whole
-service ends (then readiness must turn) or it alone is replaced (then it must not).
+A signal carries no more than its number: a worker that gets SIGTERM cannot know whether the whole service shuts down
+(readiness must become 503) or it alone is replaced (readiness must stay 200).
 """
 
 import math
@@ -11,14 +11,14 @@ import mmap
 # 256 workers, while a reload replaces them.
 _SLOTS = 1023
 
-_RUNNING, _DRAIN, _END = range(3)
+_RUNNING, _DRAIN, _SHUT_DOWN = range(3)
 _EMPTY, _BOOTING, _ACCEPTING, _RETIRING, _LEAVING = range(5)
 
 
 class SharedState:
-    """A byte for the service, one for each slot, and a number for each. Made in the master before the first fork.
+    """A byte for the service, and a byte and a number for each slot. Made in the master before the first fork.
 
-    Each has one writer at a time, and is written at once: no lock is needed.
+    Each has one writer at a time, and is written by a single store: no lock is needed.
     """
 
     def __init__(self) -> None:
@@ -26,43 +26,43 @@ class SharedState:
         self._connections = memoryview(mmap.mmap(-1, 4 * _SLOTS)).cast("I")
 
     @property
-    def halting(self) -> bool:
-        """Whether the whole service ends."""
+    def shutting_down(self) -> bool:
+        """Whether the whole service shuts down."""
         return self._bytes[0] != _RUNNING
 
     @property
     def drains(self) -> bool:
-        """Whether it drains before it ends."""
+        """Whether the service drains before it shuts down."""
         return self._bytes[0] == _DRAIN
 
-    def halt(self, *, drain: bool) -> None:
-        """Announce, in the master, that the whole service ends."""
-        if not self.halting:
-            self._bytes[0] = _DRAIN if drain else _END
+    def shut_down(self, *, drain: bool) -> None:
+        """Announce, in the master, that the whole service shuts down."""
+        if not self.shutting_down:
+            self._bytes[0] = _DRAIN if drain else _SHUT_DOWN
 
     def booting(self, slot: int) -> None:
         """Note, in the master, that a worker is about to be forked."""
         self._bytes[1 + slot] = _BOOTING
 
     def accepting(self, slot: int) -> None:
-        """Note, in the worker, that it accepts connections; it has none yet."""
+        """Note, in the worker, that it accepts connections. It has none yet."""
         self._connections[slot] = 0
         self._bytes[1 + slot] = _ACCEPTING
 
     def retiring(self, slot: int) -> None:
-        """Note, in the worker, that it will leave: others must not count on it."""
+        """Note, in the worker, that it will exit: others must not rely on it."""
         self._bytes[1 + slot] = _RETIRING
 
     def leaving(self, slot: int) -> None:
-        """Note, in the worker, that it accepts no more."""
+        """Note, in the worker, that it accepts no more connections."""
         self._bytes[1 + slot] = _LEAVING
 
     def gone(self, slot: int) -> None:
-        """Note, in the master, that the worker is dead."""
+        """Note, in the master, that the worker has exited."""
         self._bytes[1 + slot] = _EMPTY
 
-    def anyone_accepting(self) -> bool:
-        """Tell whether some worker accepts connections and means to stay."""
+    def any_accepting(self) -> bool:
+        """Return whether a worker that is not retiring accepts connections."""
         return bytes((_ACCEPTING,)) in self._bytes[1:]
 
     def connected(self, slot: int, connections: int) -> None:
@@ -70,19 +70,19 @@ class SharedState:
         self._connections[slot] = connections
 
     def fewest_connections(self) -> float:
-        """Find how many the least busy of those has that accept connections and mean to stay; infinity if none does."""
+        """Return the lowest number of connections of a worker that accepts; infinity if none does."""
         states = self._bytes[1:].rstrip(bytes((_EMPTY,)))
         numbers = [self._connections[slot] for slot, state in enumerate(states) if state == _ACCEPTING]
         return min(numbers, default=math.inf)
 
     def successor_expected(self, slot: int) -> bool:
-        """Tell whether somebody will soon accept connections, though this retiring worker stays.
+        """Return whether another worker will soon accept connections, before this retiring one has exited.
 
-        It is who boots already, or replaces a worker that leaves. Of several workers that retire at
-        the same time, the one in the lowest slot leaves first.
+        That is a worker that boots, or will replace one that is leaving. Of several workers that retire at the same
+        time, the one in the lowest slot leaves first.
         """
-        booting_or_replacing = any(bytes((state,)) in self._bytes[1:] for state in (_BOOTING, _LEAVING))
-        return booting_or_replacing or bytes((_RETIRING,)) in self._bytes[1 : 1 + slot]
+        booting_or_leaving = any(bytes((state,)) in self._bytes[1:] for state in (_BOOTING, _LEAVING))
+        return booting_or_leaving or bytes((_RETIRING,)) in self._bytes[1 : 1 + slot]
 
 
 shared_state = SharedState()

@@ -1,7 +1,7 @@
-"""Turns what would be plain text on stderr into log lines.
+"""Logs what would be plain text on stderr.
 
-gunicorn prints some of its failures, and Python every uncaught exception, to stderr as plain text;
-the contract promises JSON on stdout from the first line to the last.
+gunicorn prints some of its failures, and Python every uncaught exception, to stderr as plain text; this service writes
+only JSON, and only to stdout.
 """
 
 import io
@@ -16,7 +16,7 @@ _log = logging.getLogger("stderr")
 
 
 class LoggedStream(io.TextIOBase):
-    """A text stream that logs what is written, a record for each thing said."""
+    """A text stream that logs what is written, one record for each line or traceback."""
 
     def __init__(self, fallback: TextIO) -> None:
         self._fallback = fallback
@@ -24,16 +24,16 @@ class LoggedStream(io.TextIOBase):
         self._logging = False
 
     def writable(self) -> bool:
-        """Say yes."""
+        """Return True."""
         return True
 
     def fileno(self) -> int:
-        """Give the real stream's file descriptor, for who passes it on to a child."""
+        """Return the real stream's file descriptor, for child processes."""
         return self._fallback.fileno()
 
     def write(self, text: str) -> int:
-        """Collect `text`; a line is logged when it ends, a traceback when it is flushed."""
-        if self._logging:  # the log handler itself has failed, and says so
+        """Collect `text`; log a line when it ends, and a traceback when it is flushed."""
+        if self._logging:  # the log handler itself has failed, and reports that
             return self._fallback.write(text)
         self._text += text
         if text.endswith("\n") and "Traceback (" not in self._text:

@@ -14,11 +14,11 @@ from app.core.config import load_settings
 from app.server.server import ServiceServer
 from app.server.shared_state import shared_state
 
-# Threads that nobody can stop (a query, a resolver) get so long after the last word was said.
-_LAST_SECONDS = 1.0
+# For threads that cannot be stopped (a query, a name lookup), after the app has shut down.
+_THREAD_SECONDS = 1.0
 
 
-def _leave(_number: int, _frame: FrameType | None) -> None:
+def _exit(_number: int, _frame: FrameType | None) -> None:
     os._exit(0)
 
 
@@ -28,31 +28,31 @@ class ServiceWorker(UvicornWorker):  # type: ignore[misc]
     Attributes
     ----------
     slot
-        The lowest number that no other living worker has; set by the master before it forks.
+        The lowest number that no other running worker has; set by the master before it forks.
     """
 
     CONFIG_KWARGS: dict[str, Any] = {  # noqa: RUF012 - as uvicorn-worker declares it
         "loop": "uvloop",
-        "http": "app.server.protocol:ServiceProtocol",
+        "http": "app.server.protocol.http:ServiceProtocol",
         "ws": "none",
         "lifespan": "on",
         "access_log": False,
         "server_header": False,
-        # Seconds between two signs of life; uvicorn looks once a second.
+        # Seconds between two heartbeats; uvicorn checks once a second.
         "timeout_notify": 0.5,
     }
     slot: int = 0
 
     def init_signals(self) -> None:
-        """Leave at once when told to before the server listens: nothing is in flight yet."""
+        """Exit at once on a signal that comes before the server listens: no request is in flight yet."""
         super().init_signals()
-        signal.signal(signal.SIGTERM, _leave)
-        signal.signal(signal.SIGQUIT, _leave)
-        # Ctrl-C reaches the whole process group; what it means is the master's business.
+        signal.signal(signal.SIGTERM, _exit)
+        signal.signal(signal.SIGQUIT, _exit)
+        # Ctrl-C reaches the whole process group; the master decides what it means.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def load_wsgi(self) -> None:
-        """Import the app; when that fails, say so once and end the service instead of trying on."""
+        """Import the app; if that fails, log it once and end the service instead of retrying forever."""
         try:
             super().load_wsgi()
         except (Exception, SystemExit):
@@ -73,7 +73,7 @@ class ServiceWorker(UvicornWorker):  # type: ignore[misc]
         await server.serve(sockets=[listener.sock for listener in self.sockets])
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
-        # The interpreter waits for threads without a bound.
-        watchdog = threading.Timer(_LAST_SECONDS, os._exit, (0,))
+        # The interpreter waits for threads without a timeout.
+        watchdog = threading.Timer(_THREAD_SECONDS, os._exit, (0,))
         watchdog.daemon = True
         watchdog.start()

@@ -1,4 +1,4 @@
-"""A tiny ASGI app with which the server's behaviour is looked at."""
+"""A tiny ASGI app that shows the server's behaviour."""
 
 import asyncio
 import json
@@ -9,12 +9,13 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from app.core.lifecycle import lifecycle
-from app.server import protocol, server
+from app.server import server
+from app.server.protocol import timeouts
 
 if os.environ.get("TEST_BROKEN"):
     raise RuntimeError("broken on purpose")
-# The real bounds would make the tests slow: TEST_HEAD_SECONDS sets HEAD_SECONDS, and so on.
-for _module in (protocol, server):
+# The real timeouts would make the tests slow: TEST_HEAD_SECONDS sets HEAD_SECONDS, and so on.
+for _module in (timeouts, server):
     for _name in vars(_module).keys() & {name.removeprefix("TEST_") for name in os.environ}:
         setattr(_module, _name, float(os.environ[f"TEST_{_name}"]))
 time.sleep(float(os.environ.get("TEST_BOOT_SECONDS", "0")))

@@ -34,7 +34,7 @@ def test_recycling_loses_nothing(start: Start, workers: int) -> None:
 
 
 def test_a_retiring_worker_waits_for_a_successor_and_tells_its_clients(start: Start) -> None:
-    service = start(TEST_BOOT_SECONDS=1, TEST__QUIET_RETIRING=2, SHUTDOWN_TIMEOUT=10)
+    service = start(TEST_BOOT_SECONDS=1, TEST__IDLE_RETIRING=2, SHUTDOWN_TIMEOUT=10)
     told, untold = service.connect(), service.connect()
     for connection in (told, untold):
         connection.get("/pid")

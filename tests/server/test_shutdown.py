@@ -67,7 +67,7 @@ def test_requests_in_flight_finish_and_late_ones_get_503(start: Start) -> None:
     status, headers, body = late.answer()
     assert (status, headers["x-trace-id"], headers["connection"]) == (503, "abc", "close")
     assert "retry-after" in headers
-    assert body == b'{"detail":{"code":"OVERLOADED","message":"The service is shutting down"},"trace_id":"abc"}'
+    assert body == b'{"detail":{"code":"SHUTTING_DOWN","message":"The service is shutting down"},"trace_id":"abc"}'
     assert stuck.answer()[0] == 503
     assert service.wait() == 0
     assert time.monotonic() - started < 8

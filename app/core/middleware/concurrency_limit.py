@@ -1,18 +1,16 @@
-"""Bounded work in flight: what cannot be done in time is refused at once.
+"""Limit the requests in flight: what cannot be answered in time is rejected at once.
 
-A request counts from when it is here as a whole until its answer is made: who sends or reads slowly takes no
-place from others. Probes and scrapes always pass.
+A request counts from when it was received completely until its response is made, so that clients which send or read
+slowly do not use up the limit. Probes and scrapes always pass.
 """
-
-import asyncio
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core.config import PROBE_PATHS
 from app.core.errors import Overloaded, response_for, wants_problem_json
-from app.core.lifecycle import EARLY, REFUSED, Refusal, lifecycle
-from app.core.middleware.request import note_refusal
+from app.core.lifecycle import EARLY_RETRY, REJECT, REJECTED, Rejection, lifecycle
+from app.core.middleware.request import record_rejection
 from app.core.middleware.route_table import RouteTable
 from app.core.observability.instruments import HTTP_SHED
 from app.core.observability.trace_id import get_trace_id
@@ -30,10 +28,9 @@ _shed = HTTP_SHED.labels("in_flight")
 
 
 class ConcurrencyLimitMiddleware:
-    """Refuses requests while `limit` are in flight in this process, and while half of that those who come too early.
+    """Rejects requests while `limit` are in flight in this process, and early retries while half of that are.
 
-    Whoever is refused and asks again at once would otherwise push aside who did as it was told, and be answered after
-    the seconds that the server did not listen to it.
+    Clients that were rejected and retry at once would otherwise displace those that wait as `Retry-After` says.
     """
 
     def __init__(self, app: ASGIApp, limit: int, routes: RouteTable) -> None:
@@ -41,91 +38,89 @@ class ConcurrencyLimitMiddleware:
         self.limit = limit
         self.routes = routes
         self.in_flight = 0
-        lifecycle.turn_away = self.turn_away
 
-    def turn_away(self, scope: Scope) -> Refusal | None:
-        """Refuse a plain request before it costs a task and the way through the middleware."""
-        if self.has_room(scope) or scope["path"] in PROBE_PATHS or scope["method"] in _WITH_BODY:
+    def reject(self, scope: Scope) -> Rejection | None:
+        """Reject a plain request before it costs a task and all middleware; the server calls this."""
+        if self.has_capacity(scope) or scope["path"] in PROBE_PATHS or scope["method"] in _WITH_BODY:
             return None
         if any(name == b"origin" or (name == b"accept" and b"problem" in value) for name, value in scope["headers"]):
             return None
         _shed.inc()
-        return _refusal(note_refusal(scope, self.routes, Overloaded.status))
+        return _rejection(record_rejection(scope, self.routes, Overloaded.status))
 
-    def has_room(self, scope: Scope) -> bool:
-        """Tell whether a request may be let in now."""
-        return self.in_flight < (self.limit // 2 if EARLY in scope else self.limit)
+    def has_capacity(self, scope: Scope) -> bool:
+        """Return whether a request may start now."""
+        return self.in_flight < (self.limit // 2 if EARLY_RETRY in scope else self.limit)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
+        if scope["type"] == "lifespan" and "state" in scope:
+            scope["state"][REJECT] = self.reject
         if scope["type"] != "http" or scope["path"] in PROBE_PATHS:
             await self.app(scope, receive, send)
             return
-        if not self.has_room(scope):
-            await _refuse(scope, receive, send)
+        if not self.has_capacity(scope):
+            await _send_rejection(scope, receive, send)
             return
-        visit = _Visit(self, scope, receive, send)
+        slot = _Slot(self, scope, receive, send)
         try:
             if scope["method"] in _WITH_BODY:
-                await self.app(scope, visit.receive, visit.send)
+                await self.app(scope, slot.receive, slot.send)
             else:
-                visit.enter()
-                await self.app(scope, receive, visit.send)
-        except asyncio.CancelledError:
-            # The server's doing: the client has gone, or the time is up, and it has said what there is to say.
-            pass
+                slot.take()
+                await self.app(scope, receive, slot.send)
         finally:
-            visit.leave()
+            slot.release()
 
 
-class _Visit:
-    """One request that was let in."""
+class _Slot:
+    """One of the requests that may be in flight."""
 
-    __slots__ = ("_gate", "_inside", "_receive", "_scope", "_send")
+    __slots__ = ("_limiter", "_receive", "_scope", "_send", "_taken")
 
-    def __init__(self, gate: ConcurrencyLimitMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
-        self._gate, self._scope, self._receive, self._send = gate, scope, receive, send
-        self._inside = False
+    def __init__(self, limiter: ConcurrencyLimitMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
+        self._limiter, self._scope, self._receive, self._send = limiter, scope, receive, send
+        self._taken = False
 
-    def enter(self) -> None:
-        self._inside = True
-        self._gate.in_flight += 1
+    def take(self) -> None:
+        self._taken = True
+        self._limiter.in_flight += 1
 
-    def leave(self) -> None:
-        if self._inside:
-            self._inside = False
-            self._gate.in_flight -= 1
+    def release(self) -> None:
+        if self._taken:
+            self._taken = False
+            self._limiter.in_flight -= 1
 
     async def receive(self) -> Message:
-        """Receive, and take a place when the body is complete; the house may have filled up meanwhile."""
+        """Receive, and take the slot when the body is complete; the limit may have been reached meanwhile."""
         message = await self._receive()
-        if not (self._inside or message.get("more_body", False)):
-            if not self._gate.has_room(self._scope):
-                _note_refusal(self._scope)
+        if not (self._taken or message.get("more_body", False)):
+            if not self._limiter.has_capacity(self._scope):
+                _note_rejection(self._scope)
                 raise Overloaded(headers=_retry_after())
-            self.enter()
+            self.take()
         return message
 
     async def send(self, message: Message) -> None:
-        """Send, and give the place back with the last message: the client takes it when it likes."""
+        """Send, and release the slot with the last message, however slowly the client reads it."""
         if not message.get("more_body", False) and message["type"] == "http.response.body":
-            self.leave()
+            self.release()
         await self._send(message)
 
 
-def _note_refusal(scope: Scope) -> None:
-    scope[REFUSED] = True
+def _note_rejection(scope: Scope) -> None:
+    scope[REJECTED] = True
     _shed.inc()
 
 
-async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer within the middleware, for which a browser or a problem document may ask."""
-    _note_refusal(scope)
+async def _send_rejection(scope: Scope, receive: Receive, send: Send) -> None:
+    """Reject within the middleware, where CORS headers and a problem document are possible."""
+    _note_rejection(scope)
     problem = any(name == b"accept" and b"problem" in value for name, value in scope["headers"])
     if problem and wants_problem_json(Headers(scope=scope)):
         await response_for(scope, Overloaded(headers=_retry_after()))(scope, receive, send)
         return
-    headers, body = _refusal(get_trace_id() or "")
+    headers, body = _rejection(get_trace_id() or "")
     await send({"type": "http.response.start", "status": Overloaded.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
@@ -134,7 +129,7 @@ def _retry_after() -> dict[str, str]:
     return {"Retry-After": str(lifecycle.retry_after)}
 
 
-def _refusal(trace_id: str) -> Refusal:
+def _rejection(trace_id: str) -> Rejection:
     body = _BODY % trace_id.encode()
     fields = [
         *_HEADERS,

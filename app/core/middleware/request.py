@@ -4,6 +4,7 @@ A request passes `RequestMiddleware` first and last, so that every answer, whoev
 and is counted once. `BaseHTTPMiddleware` would lose context variables and cost a task a request.
 """
 
+import asyncio
 import logging
 from functools import lru_cache
 from time import perf_counter
@@ -110,13 +111,13 @@ class _Exchange:
             _access_log.log(level, "%s %s %d", self.method, self.path, status, extra=extra)
 
 
-async def _nowhere(_: Message) -> None:
-    """Send what the server has sent already."""
+async def _discard(_: Message) -> None:
+    """Do not send what the server has sent already."""
 
 
-def note_refusal(scope: Scope, routes: RouteTable, status: int) -> str:
-    """Count and log a request that is answered before it comes here, and return its trace id."""
-    exchange = _Exchange(scope, _nowhere, routes)
+def record_rejection(scope: Scope, routes: RouteTable, status: int) -> str:
+    """Count and log a request that the server answers itself, and return its trace id."""
+    exchange = _Exchange(scope, _discard, routes)
     set_trace_id(exchange.trace_id)
     exchange.status = status
     exchange.finish()
@@ -140,6 +141,9 @@ class RequestMiddleware:
         HTTP_IN_PROGRESS.inc()
         try:
             await self.app(exchange.scope, receive, exchange.send)
+        except asyncio.CancelledError:
+            # The server cancels a request whose client has gone, or for which it has sent a 503 at shutdown.
+            pass
         finally:
             HTTP_IN_PROGRESS.dec()
             exchange.finish()

@@ -1,0 +1,51 @@
+"""Limits and rules for the head of a request that the parser does not check."""
+
+import re
+from collections.abc import Sequence
+
+# Bytes of all header fields and the target; nginx and Node allow 32 and 16 KiB.
+MAX_HEAD_BYTES = 32 * 1024
+MAX_FIELDS = 100
+# RFC 3986's host and port, loosely: no space, comma, slash or control character.
+_HOST = re.compile(rb"[A-Za-z0-9._~%!$&'()*+;=:\[\]-]*")
+_UPGRADE_FIELDS = frozenset({b"upgrade", b"connection", b"http2-settings"})
+
+Fields = Sequence[tuple[bytes, bytes]]
+
+
+class BadRequestError(Exception):
+    """The head of a request breaks a rule that the parser does not know."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+class HeadTooLargeError(BadRequestError):
+    """The head has too many bytes or fields (RFC 6585, section 5)."""
+
+    def __init__(self) -> None:
+        super().__init__(431, "The header fields are too large or too many")
+
+
+def check_head(method: bytes, url: bytes, version: str, headers: Fields) -> None:
+    """Raise `BadRequestError` unless the head is within the limits and names one host."""
+    size = len(url) + sum(len(name) + len(value) + 4 for name, value in headers)
+    if len(headers) > MAX_FIELDS or size > MAX_HEAD_BYTES:
+        raise HeadTooLargeError
+    if method == b"CONNECT":
+        raise BadRequestError(400, "CONNECT is not supported")
+    # RFC 9112, section 3.2: a proxy and this server must agree on the host.
+    hosts = [value for name, value in headers if name == b"host"]
+    if len(hosts) != 1 and (hosts or version != "1.0"):
+        raise BadRequestError(400, "There must be exactly one Host header field")
+    if hosts and not _HOST.fullmatch(hosts[0]):
+        raise BadRequestError(400, "Malformed Host header field")
+
+
+def without_upgrade(method: bytes, url: bytes, headers: Fields) -> bytes:
+    """Return the head of an HTTP/1.1 request without its offer to upgrade (RFC 9110, section 7.8)."""
+    lines = [method + b" " + url + b" HTTP/1.1"]
+    lines += [name + b": " + value for name, value in headers if name not in _UPGRADE_FIELDS]
+    return b"\r\n".join([*lines, b"", b""])

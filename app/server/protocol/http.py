@@ -1,0 +1,272 @@
+"""HTTP/1.1 on one connection."""
+
+import asyncio
+import contextvars
+import logging
+from typing import cast
+
+import httptools
+from starlette.types import Scope
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from app.core.lifecycle import EARLY_RETRY, REJECT, REJECTED, Reject, Rejection
+from app.server.protocol.head import (
+    MAX_FIELDS,
+    MAX_HEAD_BYTES,
+    BadRequestError,
+    HeadTooLargeError,
+    check_head,
+    without_upgrade,
+)
+from app.server.protocol.responses import JoinedHead, count_rejected, render, render_error
+from app.server.protocol.throttle import throttle
+
+logger = logging.getLogger(__name__)
+
+
+class ServiceProtocol(HttpToolsProtocol):
+    """One connection. Times are those of the event loop's clock, in seconds.
+
+    Attributes
+    ----------
+    early_retry
+        Whether input that comes now was sent during the pause after a rejection.
+    idle_since
+        When the connection was made, or its last response was complete.
+    head_since, body_since
+        When the head or body that is being received began; None if there is none.
+    received_bytes
+        Bytes of that head or body, without the chunk in which it began.
+    write_paused_since
+        Since when the client does not read.
+    lingering
+        Whether the last response was sent, and input is only read to be discarded.
+    """
+
+    early_retry = False
+    idle_since = 0.0
+    head_since: float | None = None
+    body_since: float | None = None
+    received_bytes = 0
+    write_paused_since = 0.0
+    lingering = False
+
+    _received_at = 0.0
+    _input_ended = False  # whatever comes is no request any more
+    _upgrade_offered = False
+    _current: tuple[RequestResponseCycle, asyncio.Task[None]] | None = None  # the last request that was started
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the idle time."""
+        super().connection_made(transport)
+        self.idle_since = self.loop.time()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Cancel the request whose client has gone."""
+        super().connection_lost(exc)
+        if self._current is None:
+            return
+        cycle, task = self._current
+        if not cycle.response_complete:
+            cycle.disconnected = True  # uvicorn tells the newest one, which may be queued behind this
+            self.loop.call_soon(task.cancel)  # after its first step, so that it is counted and logged
+
+    def data_received(self, data: bytes) -> None:
+        """Parse input; if it is not HTTP, answer with an error and close."""
+        if self._input_ended:
+            return
+        self._received_at = self.loop.time()
+        self.received_bytes += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._reject_input(error.__context__)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._restart_without_upgrade(data[upgrade.args[0] :])
+        else:
+            self._check_partial_head()
+
+    def _check_partial_head(self) -> None:
+        """Reject a head, or the trailers of a body, that is too large before it is complete."""
+        too_large = self.head_since is not None and self.received_bytes > MAX_HEAD_BYTES
+        if too_large or (self.headers is not None and len(self.headers) > MAX_FIELDS):
+            self._reject_input(HeadTooLargeError())
+
+    def _restart_without_upgrade(self, rest: bytes) -> None:
+        """Parse a request again as if it had not offered to upgrade (RFC 9110, section 7.8).
+
+        httptools takes what follows the head for another protocol, but it is a body: Java's HTTP client, for one,
+        offers `h2c` with every POST.
+        """
+        head = without_upgrade(self.parser.get_method(), self.url, self.headers)
+        self.parser = httptools.HttpRequestParser(self)
+        self._upgrade_offered = False
+        self.data_received(head + rest)
+
+    def on_message_begin(self) -> None:
+        """Start the time of the head."""
+        super().on_message_begin()
+        self.head_since, self.received_bytes = self._received_at, 0
+
+    def on_headers_complete(self) -> None:
+        """Check the head, and start the request."""
+        check_head(self.parser.get_method(), self.url, self.parser.get_http_version(), self.headers)
+        self._upgrade_offered = self.parser.should_upgrade()
+        if self._upgrade_offered:  # starts again, see `_restart_without_upgrade`
+            return
+        super().on_headers_complete()
+        self.head_since, self.body_since, self.received_bytes = None, self._received_at, 0
+
+    def on_message_complete(self) -> None:
+        """End the time of the body."""
+        self.body_since = None
+        if not self._upgrade_offered:
+            super().on_message_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        """Start a request, or reject it; uvicorn calls this at the end of a head."""
+        if self.early_retry:
+            cycle.scope[EARLY_RETRY] = True  # type: ignore[literal-required]
+        reject: Reject | None = self.app_state.get(REJECT)
+        # In a copy of the context: the trace id must not stay in the one that later requests run in.
+        rejection = reject and contextvars.copy_context().run(reject, cast("Scope", cycle.scope))
+        if rejection is None:
+            self._run(cycle, app)
+        else:
+            self._reject(cycle, rejection)
+
+    def _run(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        if cycle.scope["method"] != "HEAD":  # which has no body to wait for
+            cycle.transport = cast("asyncio.Transport", JoinedHead(self, cycle))
+        task = self.loop.create_task(cycle.run_asgi(app))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
+        self._current = cycle, task
+
+    def _reject(self, cycle: RequestResponseCycle, rejection: Rejection) -> None:
+        """Send a 503 in place of the app's response."""
+        fields = [*self.server_state.default_headers, *rejection[0]]
+        close = (b"connection", b"close") in fields
+        if not cycle.keep_alive and not close:
+            fields.append((b"connection", b"close"))
+        cycle.response_started = cycle.response_complete = True
+        self.server_state.total_requests += 1
+        self.idle_since = self.loop.time()
+        self.transport.write(render(503, fields, rejection[1], cycle.scope["method"]))
+        if close or not cycle.keep_alive:
+            self.transport.close()
+        else:
+            self._throttle()
+
+    def on_response_complete(self) -> None:
+        """Start the next request; like uvicorn's, without its keep-alive timer."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.idle_since = self.loop.time()
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._run(*self.pipeline.pop())
+        elif self._current is not None and REJECTED in self._current[0].scope and not self._current[0].more_body:
+            self._throttle()
+
+    def _throttle(self) -> None:
+        """Pause reading after a rejection."""
+        if not self.flow.read_paused:
+            self.flow.pause_reading()
+            throttle(self)
+
+    def resume_reading(self) -> None:
+        """Read again after a rejection."""
+        self.early_retry = True
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+
+    def pause_writing(self) -> None:
+        """Note since when the client does not read."""
+        self.write_paused_since = self.loop.time()
+        super().pause_writing()
+
+    @property
+    def responding(self) -> bool:
+        """Whether a request is being answered."""
+        return self.cycle is not None and not (self.cycle.response_complete or self.cycle.disconnected)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is being received or answered."""
+        return not self.responding and self.head_since is None and self.body_since is None
+
+    def close_if_idle(self, since: float) -> None:
+        """Close the connection if it has been idle since before `since`."""
+        if not self.idle or self.idle_since > since:
+            return
+        if self.transport.is_closing() or self.lingering:
+            self.transport.abort()  # the client does not read: there is no other way
+        else:
+            self.transport.close()
+
+    def close_after_response(self) -> None:
+        """Close after a response; if the client still sends, discard that for a while, or a reset would overtake it."""
+        if self.body_since is None:
+            self.transport.close()
+            return
+        self._linger()
+        self.transport.write_eof()
+
+    def _linger(self) -> None:
+        self._input_ended = self.lingering = True
+        self.head_since, self.body_since, self.idle_since = None, None, self.loop.time()
+
+    def disable_keep_alive(self) -> None:
+        """Make the response that has not started the last one of the connection."""
+        if self.cycle is not None and not self.cycle.response_started:
+            self.cycle.keep_alive = False
+
+    def terminate(self) -> None:
+        """Close the connection as the process exits; a request that is not answered yet gets a 503."""
+        if self.idle:
+            self.transport.close()
+        else:
+            self.close_with_error(503, "SHUTTING_DOWN", "The service is shutting down")
+
+    def _close_after_current(self) -> None:
+        self._input_ended = True
+        self.head_since = self.body_since = None
+        self.cycle.keep_alive = False
+        if self.cycle.response_complete:
+            self.transport.close()
+
+    def _reject_input(self, reason: BaseException | None) -> None:
+        """Answer input that is not a request. An earlier request on the connection is answered first."""
+        if self.responding and self.body_since is None:
+            self._close_after_current()
+        elif isinstance(reason, BadRequestError):
+            self.close_with_error(reason.status, "INVALID_INPUT", reason.message)
+        else:
+            self.close_with_error(400, "INVALID_INPUT", "Malformed HTTP request")
+
+    def close_with_error(self, status: int, code: str, message: str) -> None:
+        """Close the connection with this response, or without one if another has started."""
+        started = self.responding and (self.cycle.response_started or len(self.pipeline) > 0)
+        answered = not self.responding and self.body_since is not None
+        if self.transport.is_closing() or started or answered:
+            self.transport.abort()
+            return
+        scope: Scope = {"type": "http", "headers": [], "path": ""}
+        if self.responding:
+            scope = dict(self.cycle.scope)
+            self.cycle.disconnected = True  # whatever the app sends from now on is dropped
+            self.cycle.message_event.set()
+        else:
+            count_rejected(status)
+        self._linger()
+        # In a copy of the context: the trace id must not stay in the one that later requests run in.
+        contextvars.copy_context().run(self._send_error, scope, status, code, message)
+
+    def _send_error(self, scope: Scope, status: int, code: str, message: str) -> None:
+        self.transport.write(render_error(scope, self.server_state.default_headers, status, code, message))
+        self.transport.write_eof()
+        extra = {"status": status, "client": self.client[0] if self.client else None}
+        logger.info("%s", message, extra=extra)

@@ -1,0 +1,66 @@
+"""Responses as bytes: those that the server itself sends, and the app's head joined with its body."""
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from starlette.types import Scope
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+
+from app.core.errors import error_response
+from app.core.observability.trace_id import set_trace_id, trace_id_of
+
+if TYPE_CHECKING:
+    from app.server.protocol.http import ServiceProtocol
+
+Fields = Sequence[tuple[bytes, bytes]]
+
+
+class JoinedHead:
+    """The transport of one response: holds its head back until the first of its body, as ASGI's specification says.
+
+    uvicorn writes the two apart, which costs a second system call and often a second packet.
+    """
+
+    __slots__ = ("_cycle", "_head", "_transport", "close", "is_closing")
+
+    def __init__(self, connection: "ServiceProtocol", cycle: RequestResponseCycle) -> None:
+        self._cycle, self._transport = cycle, cycle.transport
+        self._head: bytes | None = None
+        self.close, self.is_closing = connection.close_after_response, self._transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        """Write `data`, or keep it if it is the head."""
+        if self._head is None and self._cycle.response_started:  # else it is `100 Continue`
+            self._head = data
+        elif self._head:
+            self._transport.write(self._head + data)
+            self._head = b""
+        else:
+            self._transport.write(data)
+
+
+def render(status: int, fields: Fields, body: bytes, method: str | None) -> bytes:
+    """Return a whole response; without its body if `method` is HEAD."""
+    head = b"".join(name + b": " + value + b"\r\n" for name, value in fields)
+    return STATUS_LINE[status] + head + b"\r\n" + (b"" if method == "HEAD" else body)
+
+
+def render_error(scope: Scope, default_fields: Fields, status: int, code: str, message: str) -> bytes:
+    """Return an error response that closes the connection; set the trace id of the context to the request's."""
+    trace_id = trace_id_of(scope["headers"])
+    set_trace_id(trace_id)
+    headers = {"X-Trace-ID": trace_id, "Connection": "close"}
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers["Retry-After"] = "1"
+    response = error_response(scope, status, code, message, headers=headers)
+    fields = dict([*default_fields, *response.raw_headers])
+    return render(status, list(fields.items()), bytes(response.body), scope.get("method"))
+
+
+def count_rejected(status: int) -> None:
+    """Count a request that never reaches the app, which would have counted it."""
+    # Imported late: the master, which imports this module, must not import the metrics (see `gunicorn_conf`).
+    from app.core.observability.instruments import HTTP_REQUESTS  # noqa: PLC0415
+
+    HTTP_REQUESTS.labels("_OTHER", "unmatched", str(status)).inc()

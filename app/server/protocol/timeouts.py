@@ -1,0 +1,59 @@
+"""Timeouts of a connection, all in seconds.
+
+There is no timer per connection: once a second the server calls `check_timeouts` for each, which compares a few
+timestamps. Neither gunicorn nor uvicorn limits any of this.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from app.server.protocol.http import ServiceProtocol
+
+# From the first byte of a head to its last; nginx and Apache have 60 and 20.
+HEAD_SECONDS = 10.0
+# For a body, plus one second for each BODY_BYTES_PER_SECOND received (Apache's mod_reqtimeout: 20 s, 500).
+BODY_SECONDS = 30.0
+BODY_BYTES_PER_SECOND = 500
+# Without the client reading anything of its response.
+WRITE_SECONDS = 30.0
+# Input is read and discarded for so long after an early response: closing with unread input resets the connection,
+# and the client would not see the response (RFC 9112, section 9.6).
+LINGER_SECONDS = 2.0
+
+_TIMED_OUT = 408, "INVALID_INPUT", "The request did not arrive in time"
+
+
+def check_timeouts(connection: "ServiceProtocol", now: float) -> None:
+    """Close the connection if its client is too slow.
+
+    Parameters
+    ----------
+    connection
+        The connection to check.
+    now
+        The time of the event loop's clock, in seconds.
+    """
+    if connection.flow.write_paused and now - connection.write_paused_since > WRITE_SECONDS:
+        connection.transport.abort()
+    elif connection.head_since is not None:
+        if connection.responding:  # pipelined behind a request that is being answered
+            connection.head_since = now
+        elif now - connection.head_since > HEAD_SECONDS:
+            connection.close_with_error(*_TIMED_OUT)
+    elif connection.body_since is not None:
+        _check_body(connection, now, connection.body_since)
+    elif connection.idle:
+        timeout = LINGER_SECONDS if connection.lingering else connection.timeout_keep_alive
+        connection.close_if_idle(now - timeout)
+
+
+def _check_body(connection: "ServiceProtocol", now: float, body_since: float) -> None:
+    if not connection.responding:
+        # Answered early (413, 404, ...): the rest is read and discarded, so that a client that sends all before it
+        # reads gets the response.
+        if now - connection.idle_since > LINGER_SECONDS:
+            connection.transport.abort()
+    elif connection.flow.read_paused or connection.cycle.waiting_for_100_continue:
+        connection.body_since, connection.received_bytes = now, 0  # the client cannot send
+    elif now - body_since > BODY_SECONDS + connection.received_bytes / BODY_BYTES_PER_SECOND:
+        connection.close_with_error(*_TIMED_OUT)
