@@ -46,7 +46,7 @@ def test_the_defaults_are_a_valid_configuration(compose: Compose, monkeypatch: p
     for name, value in compose["services"]["app"]["environment"].items():
         monkeypatch.setenv(name, default(value))
     settings = Settings()
-    assert settings.database_url.get_secret_value() == "postgresql://items@db:5432/items"
+    assert settings.database_url.get_secret_value() == "postgresql://service@db:5432/service"
 
 
 def test_ports_are_published_on_this_machine_only(compose: Compose) -> None:

@@ -176,7 +176,7 @@ def test_a_release_has_a_migration_of_its_own(find: Find) -> None:
     job = find("Job")
     image = job["spec"]["template"]["spec"]["containers"][0]["image"]
     assert image == app_container(find)["image"]
-    assert job["metadata"]["name"] == f"items-service-migrate--{image.rpartition(':')[2]}"
+    assert job["metadata"]["name"] == f"migrate--{image.rpartition(':')[2]}"
     # A Job cannot be changed: nothing of it may depend on the ConfigMap, whose name changes with its content.
     assert "configMap" not in str(job)
 

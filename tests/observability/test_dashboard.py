@@ -15,7 +15,7 @@ from tests.support.prometheus import Prometheus, needs_prometheus, scraping
 from tests.support.proxy import Proxy
 from tests.support.service import ROOT, Service, eventually
 
-DASHBOARD = ROOT / "deploy" / "grafana" / "dashboards" / "items-service.json"
+DASHBOARD = ROOT / "deploy" / "grafana" / "dashboards" / "service.json"
 SECONDS = 12
 
 
