@@ -134,7 +134,7 @@ def check_inside(app: str) -> str:
     expect(seen["process_1"][1:] == ["-m", "app.server"], f"process 1 is {seen['process_1']}")
     expect(seen["workers"] == 1, f"process 1 has {seen['workers']} children")
     said = docker("exec", app, "python", "-m", "scripts.lib.await_schema")
-    expect("the schema is there" in said, f"the schema is not there: {said}")
+    expect("the schema is ready" in said, f"the schema is not ready: {said}")
     return f"uid {seen['uid']}, no capabilities, nothing writable, process 1 is gunicorn's master"
 
 

@@ -1,5 +1,6 @@
 """Migrations: in step with the models, reversible, and safe to be run by anybody at any time."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -142,3 +143,27 @@ def test_the_sql_for_review_sets_its_bounds_first() -> None:
 
     assert process.returncode == 0
     assert sql.index("SET lock_timeout") < sql.index("SET statement_timeout") < sql.index("CREATE TABLE items")
+
+
+def test_a_rollback_meets_a_newer_schema_and_has_nothing_to_do(own_database_url: str) -> None:
+    """The former release's Job runs again after a rollback, and does not know the newest revision."""
+    query(own_database_url, "UPDATE alembic_version SET version_num = '9999'")
+
+    process = start_python(own_database_url, "-m", "scripts.lib.migrate")
+    lines = [json.loads(line) for line in process.communicate(timeout=30)[0].splitlines()]
+
+    assert process.returncode == 0, lines
+    (said,) = [line for line in lines if line["logger"] == "scripts.migrate"]
+    assert said["level"] == "INFO"
+    assert said["message"] == "the schema is newer than this release (9999): nothing to do"
+    assert query(own_database_url, "SELECT version_num FROM alembic_version") == [("9999",)]
+
+
+def test_a_history_that_cannot_be_resolved_still_fails(own_database_url: str) -> None:
+    query(own_database_url, "INSERT INTO alembic_version VALUES ('9999')")
+
+    process = start_python(own_database_url, "-m", "scripts.lib.migrate")
+    said = process.communicate(timeout=30)[0].decode()
+
+    assert process.returncode == 1, said
+    assert '"CRITICAL"' in said

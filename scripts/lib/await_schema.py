@@ -1,7 +1,7 @@
 """`python -m scripts.lib.await_schema`: wait until the schema is not older than this code.
 
-A Deployment's init container runs it, while a Job migrates. Exits with 0 when the schema is there,
-and with 75 (`EX_TEMPFAIL`) when it is not after `PATIENCE` seconds. It says so in JSON lines.
+A Deployment's init container runs it while a Job migrates. Exits with 0 when the schema is ready, and with 75
+(`EX_TEMPFAIL`) when it is not after `TIMEOUT` seconds. It logs JSON lines.
 """
 
 import logging.config
@@ -20,14 +20,14 @@ from app.core.config import Settings, load_settings
 from app.core.database.engine.pool import connect
 from app.core.observability.logs import log_config
 
-PATIENCE = 300.0  # seconds; longer than a migration may wait for another one
-PAUSE = 1.0  # seconds between two looks
+TIMEOUT = 300.0  # seconds; longer than a migration may wait for another one
+INTERVAL = 1.0  # seconds between two checks
 
 logger = logging.getLogger("scripts.await_schema")
 
 
 def read_revisions(settings: Settings) -> set[str]:
-    """Ask the database what it was migrated to; nothing before the first migration."""
+    """Read the revision of the database; the set is empty before the first migration."""
     with closing(connect(settings)) as connection, connection.cursor() as cursor:
         try:
             cursor.execute("SELECT version_num FROM alembic_version")
@@ -36,42 +36,46 @@ def read_revisions(settings: Settings) -> set[str]:
         return {row[0] for row in cursor}
 
 
-def outdated() -> set[str]:
-    """List the revisions that a migration of this code comes after."""
-    script = ScriptDirectory.from_config(Config("alembic.ini"))
-    return {revision.revision for revision in script.walk_revisions()} - set(script.get_heads())
+def known_revisions() -> set[str]:
+    """Return all revisions that this code has a migration for."""
+    return {revision.revision for revision in ScriptDirectory.from_config(Config("alembic.ini")).walk_revisions()}
 
 
-def is_recent(found: set[str], old: set[str]) -> bool:
-    """Tell whether the code can work with the schema.
+def outdated_revisions() -> set[str]:
+    """Return the revisions that are older than this code."""
+    return known_revisions() - set(ScriptDirectory.from_config(Config("alembic.ini")).get_heads())
 
-    One that the code does not know is newer: after a rollback, or when an old pod is moved while the
-    next release migrates, the old code has to start all the same.
+
+def is_recent(found: set[str], outdated: set[str]) -> bool:
+    """Return whether the code can work with the schema.
+
+    A revision that the code does not know is newer. Old code meets one after a rollback, or when its pod is moved
+    while the next release migrates, and has to start all the same.
     """
-    return bool(found) and found.isdisjoint(old)
+    return bool(found) and found.isdisjoint(outdated)
 
 
 def main() -> int:
-    """Look once a second, and say what is waited for when that changes."""
+    """Check once a second, and log the reason for waiting whenever it changes."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     settings = load_settings()
     logging.config.dictConfig(log_config(settings))
-    old = outdated()
-    deadline = time.monotonic() + PATIENCE
-    said = ""
+    outdated = outdated_revisions()
+    deadline = time.monotonic() + TIMEOUT
+    logged = ""
     while time.monotonic() < deadline:
         try:
-            if is_recent(read_revisions(settings), old):
-                logger.info("the schema is there")
+            if is_recent(read_revisions(settings), outdated):
+                logger.info("the schema is ready")
                 return 0
             reason = "the migration"
         except psycopg2.Error as error:
             reason = f"the database: {str(error).partition(chr(10))[0]}"
-        if reason != said:
+        if reason != logged:
             logger.info("waiting for %s", reason)
-            said = reason
-        time.sleep(PAUSE)
-    logger.error("waited in vain for %s", said)
+            logged = reason
+        time.sleep(INTERVAL)
+    logger.error("timed out waiting for %s", logged)
     return os.EX_TEMPFAIL
 
 

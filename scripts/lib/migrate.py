@@ -1,7 +1,8 @@
 """`python -m scripts.lib.migrate`: bring the database to the newest migration.
 
-Exits with 0 when it is there, with 75 (`EX_TEMPFAIL`) when the database is away or busy, so that
-trying again makes sense, and with 1 when a migration is wrong. It says so in one JSON line.
+Exits with 0 when it is there, or when a newer release has migrated it further (after a rollback); with 75
+(`EX_TEMPFAIL`) when the database is away or busy, so that another try makes sense; and with 1 when a migration is
+wrong. It logs JSON lines.
 """
 
 import logging.config
@@ -9,24 +10,28 @@ import os
 import sys
 
 from alembic.config import Config
+from alembic.util import CommandError
 from psycopg2 import InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import DBAPIError
 
 from alembic import command
-from app.core.config import load_settings
+from app.core.config import Settings, load_settings
 from app.core.observability.logs import log_config
 
-# InternalError is what a standby says, which a failover has left in the primary's place (25006).
+from .await_schema import known_revisions, read_revisions
+
+# A standby that a failover has put in the primary's place answers with InternalError (25006).
 TRANSIENT = (OperationalError, InterfaceError, InternalError)
 
 logger = logging.getLogger("scripts.migrate")
 
 
 def main() -> int:
-    """Migrate, and classify what went wrong."""
-    logging.config.dictConfig(log_config(load_settings()))
+    """Migrate, and return the exit code."""
+    settings = load_settings()
+    logging.config.dictConfig(log_config(settings))
     try:
-        command.upgrade(Config("alembic.ini"), "head")
+        upgrade(settings)
     except Exception as error:
         cause = error.orig if isinstance(error, DBAPIError) else error
         if isinstance(cause, TRANSIENT):
@@ -36,6 +41,18 @@ def main() -> int:
         logger.critical("the migration failed", exc_info=True)
         return 1
     return 0
+
+
+def upgrade(settings: Settings) -> None:
+    """Upgrade the schema to this release's newest revision, unless it is newer than that already."""
+    try:
+        command.upgrade(Config("alembic.ini"), "head")
+    except CommandError:
+        # Asked afterwards: a newer release may have migrated between a question and the upgrade.
+        found = read_revisions(settings)
+        if not found or not found.isdisjoint(known_revisions()):
+            raise
+        logger.info("the schema is newer than this release (%s): nothing to do", ", ".join(sorted(found)))
 
 
 if __name__ == "__main__":

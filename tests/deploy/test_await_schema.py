@@ -25,12 +25,12 @@ TIMEOUT = 30.0  # seconds
     ],
 )
 def test_code_takes_its_own_schema_or_a_newer_one(found: set[str], *, recent: bool) -> None:
-    assert await_schema.is_recent(found, old={"0001"}) is recent
+    assert await_schema.is_recent(found, outdated={"0001"}) is recent
 
 
 def test_the_code_knows_its_history(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    assert "0001" in await_schema.outdated()
+    assert "0001" in await_schema.outdated_revisions()
 
 
 def start(url: str) -> subprocess.Popen[str]:
@@ -46,7 +46,7 @@ def test_it_waits_for_the_migration(cluster: Cluster) -> None:
         assert waiting.poll() is None
         migrate(url)
         assert waiting.wait(TIMEOUT) == 0
-        assert "the schema is there" in waiting.stdout.read()
+        assert "the schema is ready" in waiting.stdout.read()
 
 
 def test_it_starts_on_a_schema_of_the_next_release(cluster: Cluster) -> None:
