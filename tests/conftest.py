@@ -32,6 +32,20 @@ from app.core.observability.logs import LineHandler, log_config  # noqa: E402
 from app.main import create_app  # noqa: E402
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--runslow`."""
+    parser.addoption("--runslow", action="store_true", help="run the tests that are marked as slow, too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip slow tests, unless they were asked for."""
+    if not config.getoption("--runslow"):
+        skip = pytest.mark.skip(reason="slow; scripts/test --all, or pytest --runslow, runs it")
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(skip)
+
+
 class MakeSettings(Protocol):
     """Makes settings for the test's database, with these fields instead of the defaults."""
 

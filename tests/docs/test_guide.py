@@ -8,6 +8,8 @@ import pytest
 from tests.docs import guide
 from tests.support.service import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 def changed(folder: Path, former: dict[str, bytes]) -> tuple[set[str], set[str]]:
     """List what was added to a folder, and what was changed."""

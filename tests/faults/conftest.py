@@ -1,6 +1,6 @@
 """A damaged system: a PostgreSQL of its own, a network that fails, the service as `scripts/run` starts it.
 
-The quick faults are a part of `scripts/test`; `scripts/test-faults` runs all, see `docs/reliability.md`.
+`scripts/test` runs the quick ones, `scripts/test-faults` all of them; see `docs/reliability.md`.
 """
 
 import contextlib
@@ -17,9 +17,6 @@ from tests.faults.postgresql import PostgreSQL
 from tests.faults.proxy import FaultProxy
 from tests.support.cluster import migrate, query
 from tests.support.service import Service
-
-ALL = os.environ.get("FAULTS") == "all"
-collect_ignore_glob = [] if ALL else ["test_long_*.py"]
 
 _verdicts: list[Verdict] = []
 

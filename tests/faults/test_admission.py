@@ -125,6 +125,7 @@ def test_nothing_is_done_for_a_client_that_has_gone_before_its_turn(stuck: Stuck
         assert 'status="499"' in client.get("/metrics").text
 
 
+@pytest.mark.slow
 def test_slow_bodies_take_no_place_from_others(stuck: Stuck) -> None:
     async def scene(new: NewClient) -> None:
         head = b"POST /items HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
@@ -140,6 +141,7 @@ def test_slow_bodies_take_no_place_from_others(stuck: Stuck) -> None:
     play(scene, stuck.url)
 
 
+@pytest.mark.slow
 def test_two_thousand_requests_of_two_hundred_clients_see_no_5xx(database: str, start: StartService) -> None:
     service = start(database)
 

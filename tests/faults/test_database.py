@@ -15,6 +15,7 @@ from tests.support.service import eventually
 NEW = {"name": "x", "price": 1}
 
 
+@pytest.mark.slow
 def test_a_database_that_hangs_is_left_in_time_and_takes_no_threads_with_it(
     postgresql: PostgreSQL, database: str, start: StartService, report: Report
 ) -> None:
@@ -41,6 +42,7 @@ def test_a_database_that_hangs_is_left_in_time_and_takes_no_threads_with_it(
     assert verdict.recovered < 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pattern", "cut"),
     [(b"INSERT INTO items", Cut.IN_STATEMENT), (b"INSERT INTO items", Cut.AFTER_COMMIT)],
@@ -91,6 +93,7 @@ def test_a_read_whose_connection_breaks_is_repeated(network: FaultProxy, start: 
     assert network.cuts == 5
 
 
+@pytest.mark.slow
 def test_resets_and_terminated_sessions(
     postgresql: PostgreSQL, network: FaultProxy, database: str, start: StartService, report: Report
 ) -> None:
@@ -109,6 +112,7 @@ def test_resets_and_terminated_sessions(
     assert verdict.recovered < 1
 
 
+@pytest.mark.slow
 def test_a_database_that_refuses_is_503_at_once_and_served_at_once_when_it_is_back(
     network: FaultProxy, database: str, start: StartService, report: Report
 ) -> None:

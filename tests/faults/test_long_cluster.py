@@ -15,6 +15,8 @@ from tests.faults.postgresql import PostgreSQL
 from tests.support.cluster import query
 from tests.support.service import eventually
 
+pytestmark = pytest.mark.slow
+
 NO_CLUSTER = patroni.missing("patroni", "etcd")
 NO_POOLER = patroni.missing("pgbouncer")
 

@@ -11,6 +11,8 @@ from tests.faults.proxy import FaultProxy
 from tests.support.cluster import query
 from tests.support.service import Service, eventually, free_port
 
+pytestmark = pytest.mark.slow
+
 
 def ready(service: Service) -> bool:
     return service.client.get("/health/ready").status_code == 200

@@ -16,6 +16,8 @@ from tests.faults.history import Verdict, clients_of
 from tests.support.cluster import query
 from tests.support.service import ROOT
 
+pytestmark = pytest.mark.slow
+
 # So many keep both workers busy; and ten times as many as that is by far, four times what they let in.
 ENOUGH_CLIENTS = 64
 TOO_MANY = 4 * 2 * 256

@@ -6,9 +6,13 @@ import socket
 import time
 from functools import partial
 
+import pytest
+
 from tests.faults.conftest import Report, StartService
 from tests.faults.history import History
 from tests.support.service import Service, eventually
+
+pytestmark = pytest.mark.slow
 
 # Requests for which recycling, reloading and restarting must not fail once.
 ENOUGH = 20_000

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import pytest
 
 from tests.conftest import StartService
 from tests.support.downstream import json_reply, reply, stub_service
@@ -43,6 +44,7 @@ def _holds_data(prometheus: Prometheus, expression: str) -> bool:
     return any(not math.isnan(float(point["value"][1])) for point in prometheus.query(expression))
 
 
+@pytest.mark.slow
 @needs_prometheus
 def test_every_query_of_the_dashboard_gives_data(start_service: StartService, proxy: Proxy, tmp_path: Path) -> None:
     with stub_service() as stub:

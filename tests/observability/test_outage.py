@@ -19,6 +19,8 @@ from tests.support.picture import Chart, draw
 from tests.support.prometheus import Prometheus, needs_prometheus, scraping
 from tests.support.service import Service, eventually
 
+pytestmark = pytest.mark.slow
+
 SPEED = 40
 
 

@@ -250,7 +250,7 @@ async def test_retry_after_is_honoured(stub: Stub, service: Downstream, status: 
     assert 0.8 < time.monotonic() - started < 2.0
 
 
-@pytest.mark.parametrize("retry_after", ["3", "9" * 5000, http_date(3600)])
+@pytest.mark.parametrize("retry_after", ["3", "9" * 5000, http_date(3600)], ids=["seconds", "endless", "date"])
 async def test_a_retry_after_beyond_the_deadline_ends_the_call_at_once(
     stub: Stub, service: Downstream, retry_after: str
 ) -> None:
