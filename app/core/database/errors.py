@@ -28,10 +28,22 @@ _UNAVAILABLE = frozenset({CANCELLED, "55P03", READ_ONLY, "3D000", "42P01"}) | RE
 # Connection exception, insufficient resources, operator intervention.
 _UNAVAILABLE_CLASSES = frozenset({"08", "53", "57"})
 
+_INTERNAL = "XX000"
+# A coordinator (Citus 13.2) reports these as internal errors, for it has lost the node's connection, or the SQLSTATE
+# that the node sent. Texts of libpq itself need no entry: SQLAlchemy takes the connection for lost.
+_BY_MESSAGE = {
+    "failure on connection marked as essential": "08006",
+    "duplicate key value violates unique constraint": "23505",
+}
+
 
 def sqlstate_of(error: BaseException) -> str:
-    """Read the five characters, or an empty string where the server sent none."""
-    return getattr(getattr(error, "orig", None), "pgcode", None) or ""
+    """Return the SQLSTATE (five characters), or an empty string where the server sent none."""
+    state = getattr(getattr(error, "orig", None), "pgcode", None) or ""
+    if state != _INTERNAL:
+        return state
+    message = str(getattr(error, "orig", ""))
+    return next((known for text, known in _BY_MESSAGE.items() if message.startswith(text)), state)
 
 
 def typed_error(error: SQLAlchemyError) -> APIError:
