@@ -11,7 +11,7 @@ from app.core.api.pagination import link_to_next, split
 from app.core.api.route import JSONRoute
 from app.core.api.strict_query import StrictQuery
 from app.core.api.types import IdText
-from app.core.database import CoalescedRead, CoalescedWrite, Read, RepeatableWrite, Transaction, Write
+from app.core.database import DB
 from app.core.errors import DatabaseError, InvalidInput
 from app.items import documentation, store
 from app.items.errors import ItemNotFound
@@ -31,9 +31,9 @@ def _answer(row: store.ItemRow, status: int = 200, headers: dict[str, str] | Non
 
 # The routes stand in the order in which they are asked for most: FastAPI tries one after the other.
 @router.get("/{item_id}", response_model=Item, **documentation.GET_ITEM)
-async def get_item(request: Request, item_id: PathId, read: CoalescedRead) -> Response:
+async def get_item(request: Request, item_id: PathId, db: DB) -> Response:
     """Read one item."""
-    row = await read(store.get_items, item_id)
+    row = await store.get_items(db, item_id)
     if row is None:
         raise ItemNotFound(item_id)
     if Preconditions.of(request).not_modified(row.version):
@@ -42,30 +42,30 @@ async def get_item(request: Request, item_id: PathId, read: CoalescedRead) -> Re
 
 
 @router.post("", status_code=201, response_model=Item, **documentation.CREATE_ITEM)
-async def create_item(item: ItemCreate, key: Key, write: CoalescedWrite, repeatable: RepeatableWrite) -> Response:
+async def create_item(item: ItemCreate, key: Key, db: DB) -> Response:
     """Create an item."""
     once = Once.of(key, "POST /items", item)
     if once is None:
-        inserted = Inserted([await write(store.insert_each, item)])
+        inserted = Inserted([await store.insert_each(db, item)])
     else:
-        inserted = await repeatable(store.insert_items, [item], once)
+        inserted = await store.insert_items_once(db, [item], once)
     row = inserted.rows[0]
     return _answer(row, 201, {"Location": f"/items/{row.id}", **inserted.headers()})
 
 
 @router.post("/batch", status_code=201, response_model=ItemBatch, **documentation.CREATE_ITEMS)
-async def create_items(batch: ItemBatchCreate, key: Key, write: Write, repeatable: RepeatableWrite) -> Response:
+async def create_items(batch: ItemBatchCreate, key: Key, db: DB) -> Response:
     """Create many items: all or none, in the order sent."""
     once = Once.of(key, "POST /items/batch", batch)
-    inserted = await (repeatable if once else write)(store.insert_items, batch.items, once)
+    inserted = await (store.insert_items_once(db, batch.items, once) if once else store.insert_items(db, batch.items))
     content = ItemBatch.model_validate({"items": inserted.rows}).model_dump_json()
     return Response(content, 201, inserted.headers(), "application/json")
 
 
 @router.get("", response_model=ItemPage, dependencies=[StrictQuery], **documentation.LIST_ITEMS)
-async def list_items(request: Request, query: Annotated[ItemQuery, Query()], read: Read) -> Response:
+async def list_items(request: Request, query: Annotated[ItemQuery, Query()], db: DB) -> Response:
     """List items, a page at a time."""
-    rows = await read(store.list_items, query)
+    rows = await store.list_items(db, query)
     page, cursor = split(rows, query)
     content = ItemPage.model_validate({"items": page, "next_cursor": cursor}).model_dump_json()
     return Response(content, headers=link_to_next(request, cursor), media_type="application/json")
@@ -76,19 +76,16 @@ async def patch_item(
     request: Request,
     item_id: PathId,
     patch: Annotated[ItemPatch, Body()],
-    write: Write,
-    transaction: Transaction,
+    db: DB,
 ) -> Response:
     """Change an item by a JSON merge patch (RFC 7396)."""
     conditions = Preconditions.of(request)
-    session = transaction if conditions else write
-    return _answer(await session(store.update_item, item_id, patch, conditions))
+    return _answer(await store.update_item(db, item_id, patch, conditions))
 
 
 @router.delete("/{item_id}", status_code=204, response_class=Response, **documentation.DELETE_ITEM)
-async def delete_item(request: Request, item_id: PathId, write: Write, transaction: Transaction) -> Response:
+async def delete_item(request: Request, item_id: PathId, db: DB) -> Response:
     """Delete an item."""
     conditions = Preconditions.of(request)
-    session = transaction if conditions else write
-    await session(store.delete_item, item_id, conditions)
+    await store.delete_item(db, item_id, conditions)
     return Response(status_code=204)

@@ -6,6 +6,7 @@ from typing import Any, cast
 from sqlalchemy import (
     ARRAY,
     BigInteger,
+    Connection,
     Numeric,
     Row,
     Select,
@@ -24,7 +25,7 @@ from sqlalchemy import (
 from app.core.api.conditional_requests import PreconditionFailed, Preconditions
 from app.core.api.idempotency import Inserted, Once, insert_once, remember
 from app.core.api.pagination import Pages, begins_with
-from app.core.database import ReadConnection, WriteConnection
+from app.core.database import batched_read, batched_write, read, transaction, write
 from app.items.errors import ItemNotFound
 from app.items.models import Item
 from app.items.schemas import ItemCreate, ItemPatch, ItemQuery
@@ -80,26 +81,33 @@ def _arrays(items: Sequence[ItemCreate]) -> dict[str, Any]:
     }
 
 
-def insert_items(connection: WriteConnection, items: Sequence[ItemCreate], once: Once | None) -> Inserted:
-    """Insert any number of items by one statement, all or none; with a key, once (see `insert_once`)."""
-    if once is None:
-        return Inserted(insert_each(connection, items))
+@write
+def insert_items(connection: Connection, items: Sequence[ItemCreate]) -> Inserted:
+    """Insert any number of items by one statement, all or none."""
+    return Inserted(insert_each(connection, items))
+
+
+@transaction(repeatable=True)
+def insert_items_once(connection: Connection, items: Sequence[ItemCreate], once: Once) -> Inserted:
+    """Insert any number of items once (see `insert_once`)."""
     values = {**_arrays(items), **once.parameters()}
     return insert_once(connection, _table, once, lambda: connection.execute(_INSERT_ONCE, values).all())
 
 
-def insert_each(connection: WriteConnection, items: Sequence[ItemCreate]) -> Sequence[ItemRow]:
+@batched_write
+def insert_each(connection: Connection, items: Sequence[ItemCreate]) -> Sequence[ItemRow]:
     """Insert items that have nothing to do with each other, each answered in its place."""
     return connection.execute(_INSERT, _arrays(items)).all()
 
 
-def get_items(connection: ReadConnection, item_ids: Sequence[int]) -> Sequence[ItemRow | None]:
+@batched_read
+def get_items(connection: Connection, item_ids: Sequence[int]) -> Sequence[ItemRow | None]:
     """Read many items, each in the place of its id, or None."""
     rows = {row.id: row for row in connection.execute(_BY_IDS, {"ids": list(set(item_ids))})}
     return [rows.get(item_id) for item_id in item_ids]
 
 
-def get_item(connection: ReadConnection, item_id: int) -> ItemRow:
+def get_item(connection: Connection, item_id: int) -> ItemRow:
     """Read one item."""
     (row,) = get_items(connection, [item_id])
     if row is None:
@@ -107,12 +115,14 @@ def get_item(connection: ReadConnection, item_id: int) -> ItemRow:
     return row
 
 
-def list_items(connection: ReadConnection, query: ItemQuery) -> Sequence[ItemRow]:
+@read
+def list_items(connection: Connection, query: ItemQuery) -> Sequence[ItemRow]:
     """Read one page, and one row more where there is a next page."""
     return _PAGES.read(connection, query)
 
 
-def update_item(connection: WriteConnection, item_id: int, patch: ItemPatch, conditions: Preconditions) -> ItemRow:
+@transaction
+def update_item(connection: Connection, item_id: int, patch: ItemPatch, conditions: Preconditions) -> ItemRow:
     """Change what the patch names, or nothing where it is empty; with conditions, in a transaction."""
     if conditions:
         _lock(connection, item_id, conditions)
@@ -124,7 +134,8 @@ def update_item(connection: WriteConnection, item_id: int, patch: ItemPatch, con
     return row
 
 
-def delete_item(connection: WriteConnection, item_id: int, conditions: Preconditions) -> None:
+@transaction
+def delete_item(connection: Connection, item_id: int, conditions: Preconditions) -> None:
     """Delete one item; with conditions, in a transaction."""
     if conditions:
         _lock(connection, item_id, conditions)
@@ -132,7 +143,7 @@ def delete_item(connection: WriteConnection, item_id: int, conditions: Precondit
         raise ItemNotFound(item_id)
 
 
-def _lock(connection: WriteConnection, item_id: int, conditions: Preconditions) -> None:
+def _lock(connection: Connection, item_id: int, conditions: Preconditions) -> None:
     """Hold the row until the transaction ends, and see whether the conditions hold."""
     version = connection.execute(_LOCK, {"this": item_id}).scalar_one_or_none()
     if version is None:

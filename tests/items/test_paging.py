@@ -15,7 +15,6 @@ import sqlalchemy
 from starlette.testclient import TestClient
 
 from app.core.api.pagination import _digest
-from app.core.database import ReadConnection
 from app.items.schemas import ItemQuery
 from app.items.store import list_items
 from tests.conftest import SQL
@@ -319,7 +318,7 @@ def test_a_late_page_reads_its_own_rows_only(client: TestClient, sql: SQL, datab
 
     with engine.connect() as connection:
         query = ItemQuery.model_validate({"sort": sort, "limit": 100, "cursor": cursor})
-        [[[explained]]] = list_items(ReadConnection(connection), query)
+        [[[explained]]] = list_items(connection, query)
     engine.dispose()
 
     scan = explained["Plan"]["Plans"][0]

@@ -7,9 +7,8 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import httpx2
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
-from app.core.database import ReadConnection
 from tests.conftest import SQL, MakeClient, StartService
 from tests.support.cluster import query
 from tests.support.routes import serve
@@ -18,11 +17,11 @@ from tests.support.service import eventually
 Logs = Callable[[], list[dict[str, Any]]]
 
 
-def _slow(connection: ReadConnection) -> None:
+def _slow(connection: Connection) -> None:
     connection.execute(text("SELECT pg_sleep(:seconds), :secret"), {"seconds": 0.15, "secret": "s3cret"})
 
 
-def _quick(connection: ReadConnection) -> None:
+def _quick(connection: Connection) -> None:
     connection.execute(text("SELECT :secret"), {"secret": "s3cret"})
 
 

@@ -4,18 +4,20 @@ from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI
+from sqlalchemy import Connection
 from starlette.testclient import TestClient
 
-from app.core.database import Read, ReadConnection
+from app.core.database import DB
+from app.core.database.database import Mode
 
 
-def serve(client: TestClient, path: str, work: Callable[[ReadConnection], Any]) -> None:
+def serve(client: TestClient, path: str, work: Callable[[Connection], Any]) -> None:
     """Have a client's app answer `GET path` with what `work` reads; the app is to be the test's own."""
     app = client.app
     assert isinstance(app, FastAPI)
 
-    async def endpoint(read: Read) -> None:
-        await read(work)
+    async def endpoint(db: DB) -> None:
+        await db.run(Mode.WRITE, work)
 
     app.add_api_route(path, endpoint, methods=["GET"])
     app.state.routes.fill(app)

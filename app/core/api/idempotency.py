@@ -15,6 +15,7 @@ from fastapi import Depends, Request
 from pydantic import BaseModel, StringConstraints, TypeAdapter, ValidationError
 from sqlalchemy import (
     CTE,
+    Connection,
     Interval,
     LargeBinary,
     Row,
@@ -31,7 +32,6 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from app.core.api.openapi import documented, header_parameter
-from app.core.database import ReadConnection, WriteConnection
 from app.core.database.errors import sqlstate_of
 from app.core.database.models import IdempotencyKey
 from app.core.errors import APIError, InvalidInput
@@ -132,7 +132,7 @@ Key = Annotated[str | None, Depends(_one_key)]
 
 
 def insert_once(
-    connection: WriteConnection, table: Table, once: Once, insert_rows: Callable[[], Sequence[Row[Any]]]
+    connection: Connection, table: Table, once: Once, insert_rows: Callable[[], Sequence[Row[Any]]]
 ) -> Inserted:
     """Insert rows, unless they were inserted for this key before: then read what was answered.
 
@@ -156,7 +156,8 @@ def insert_once(
     """
     while True:
         try:
-            return Inserted(insert_rows())
+            with connection.begin_nested():
+                return Inserted(insert_rows())
         except (IntegrityError, OperationalError) as error:
             if _waited_for_key(error):
                 raise IdempotencyKeyInUse from error
@@ -197,7 +198,7 @@ def remember(rows: CTE) -> tuple[CTE, CTE]:
     return stored.cte("stored"), purged.cte("purged")
 
 
-def _was_answered(connection: ReadConnection, once: Once) -> bool:
+def _was_answered(connection: Connection, once: Once) -> bool:
     """Tell whether the key has its answer; an expired one has none, and is forgotten."""
     columns = select(IdempotencyKey.fingerprint, _expired.label("expired"))
     found = connection.execute(columns.where(IdempotencyKey.key == once.key)).one_or_none()
@@ -208,7 +209,7 @@ def _was_answered(connection: ReadConnection, once: Once) -> bool:
     return True
 
 
-def _first_rows(connection: ReadConnection, table: Table, once: Once) -> Sequence[Row[Any]]:
+def _first_rows(connection: Connection, table: Table, once: Once) -> Sequence[Row[Any]]:
     rows = text(
         "SELECT first.* FROM idempotency_keys,"  # noqa: S608 - the name is ours
         f" jsonb_populate_recordset(NULL::{table.name}, idempotency_keys.rows) AS first"
@@ -217,6 +218,6 @@ def _first_rows(connection: ReadConnection, table: Table, once: Once) -> Sequenc
     return connection.execute(rows.columns(*table.c), {"key": once.key}).all()
 
 
-def _forget_expired(connection: WriteConnection, once: Once) -> None:
+def _forget_expired(connection: Connection, once: Once) -> None:
     """Make place for a key whose time is over."""
     connection.execute(delete(IdempotencyKey).where(IdempotencyKey.key == once.key, _expired))

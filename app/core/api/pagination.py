@@ -18,11 +18,22 @@ from urllib.parse import urlencode
 
 from fastapi import Request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
-from sqlalchemy import ColumnElement, Dialect, Integer, Row, Select, Text, TypeDecorator, bindparam, select, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Dialect,
+    Integer,
+    Row,
+    Select,
+    Text,
+    TypeDecorator,
+    bindparam,
+    select,
+    tuple_,
+)
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from app.core.api.types import MAX_ID, canonical_integer
-from app.core.database import ReadConnection
 from app.core.errors import InvalidInput
 
 _DIGEST_SIZE = 12
@@ -72,7 +83,7 @@ class Pages:
                 raise TypeError(f"the one bind parameter of the filter {field} must have its name")
         self._made: dict[tuple[str | bool, ...], Select[Any]] = {}
 
-    def read(self, connection: ReadConnection, query: PageQuery) -> Sequence[Row[Any]]:
+    def read(self, connection: Connection, query: PageQuery) -> Sequence[Row[Any]]:
         """Read one page, and one row more where there is a next one; `split` takes it off again.
 
         Raises

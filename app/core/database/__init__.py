@@ -1,25 +1,19 @@
-"""PostgreSQL through pooled SQLAlchemy: engine, units of work, "is it there?", driver errors to typed errors."""
+"""PostgreSQL through pooled SQLAlchemy: units of work, batching, health check, driver errors to typed errors."""
 
-from app.core.database.dependencies import (
-    CoalescedRead,
-    CoalescedWrite,
-    Read,
-    RepeatableWrite,
-    Transaction,
-    Write,
-)
+from app.core.database.base import Base
+from app.core.database.database import Database
+from app.core.database.dependencies import DB
 from app.core.database.health_check import HealthCheck
-from app.core.database.unit_of_work import Database, ReadConnection, WriteConnection
+from app.core.database.unit_of_work import batched_read, batched_write, read, transaction, write
 
 __all__ = [
-    "CoalescedRead",
-    "CoalescedWrite",
+    "DB",
+    "Base",
     "Database",
     "HealthCheck",
-    "Read",
-    "ReadConnection",
-    "RepeatableWrite",
-    "Transaction",
-    "Write",
-    "WriteConnection",
+    "batched_read",
+    "batched_write",
+    "read",
+    "transaction",
+    "write",
 ]

@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context, copy_context
 from typing import Generic, TypeVar
 
+from app.core.observability.trace_id import follow_trace
+
 Q = TypeVar("Q")
 A = TypeVar("A")
 
@@ -20,12 +22,6 @@ _TURNS = 4
 """Turns of the event loop, some microseconds each, before a call goes out where one of the last two was for many: what
 the kernel holds of other requests is parsed in the first, and comes here in the next ones (docs/performance.md: a
 third less CPU time a request)."""
-
-
-def _speak_for(context: Context) -> None:
-    """Go on in the name of the first of those who ask together: log lines and spans bear its trace id."""
-    for variable, value in context.items():
-        variable.set(value)
 
 
 class Batcher(Generic[Q, A]):
@@ -63,7 +59,8 @@ class Batcher(Generic[Q, A]):
         self._waiting.append((question, future, time.monotonic(), copy_context()))
         if self._free:
             self._free -= 1
-            task = asyncio.get_running_loop().create_task(self._serve())
+            # In a context of its own: it works for many callers, and what one of them has set is not for the others.
+            task = asyncio.get_running_loop().create_task(self._serve(), context=Context())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         return await future
@@ -88,7 +85,7 @@ class Batcher(Generic[Q, A]):
             question, future, _, context = self._waiting.popleft()
             if not future.done():  # else its caller has gone
                 if not batch:
-                    _speak_for(context)
+                    follow_trace(context)  # log lines and spans of the batch have the trace id of its first
                 batch.append((question, future))
         return batch
 

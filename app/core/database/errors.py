@@ -1,9 +1,10 @@
-"""Driver errors to typed errors, by SQLSTATE (PostgreSQL manual, appendix A): the one place that does."""
+"""Driver errors to typed errors, by SQLSTATE (PostgreSQL manual, appendix A)."""
 
 import logging
+from collections.abc import Mapping
 from traceback import format_tb
 
-from sqlalchemy.exc import DBAPIError, InterfaceError, InvalidRequestError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from app.core.errors import APIError, Conflict, DatabaseError, InternalError, InvalidInput
@@ -12,7 +13,7 @@ from app.core.observability.instruments import DB_ERRORS
 _log = logging.getLogger(__name__)
 
 READ_ONLY = "25006"
-"""A write came to a server that has become a standby: the pool's connections are of yesterday."""
+"""A write came to a server that has become a standby: the pool's connections lead to the old primary."""
 
 CANCELLED = "57014"
 """A statement took longer than its timeout."""
@@ -23,6 +24,8 @@ REPEATABLE = frozenset({"40001", "40P01"})
 # A foreign key (restricted or not), a unique one, an exclusion.
 _CONFLICT = frozenset({"23001", "23503", "23505", "23P01"})
 _INVALID = frozenset({"22001", "22003", "22021", "22P05", "23502", "23514"})
+_DATA_EXCEPTION = "22"
+_constraint_errors: dict[str, type[APIError]] = {}
 # Also a database or a table that is not there (yet): the migration has not run.
 _UNAVAILABLE = frozenset({CANCELLED, "55P03", READ_ONLY, "3D000", "42P01"}) | REPEATABLE
 # Connection exception, insufficient resources, operator intervention.
@@ -50,9 +53,11 @@ def typed_error(error: SQLAlchemyError) -> APIError:
     """Choose what the client is told; what the server said goes to the log, without values."""
     state = sqlstate_of(error)
     DB_ERRORS.labels(state[:2] or "none").inc()
+    if isinstance(error, DBAPIError) and (mapped := _constraint_errors.get(constraint_of(error) or "")):
+        return mapped()
     if state in _CONFLICT:
         return Conflict()
-    if state in _INVALID:
+    if state in _INVALID or _is_of_input(error, state):
         return InvalidInput()
     if _is_unavailable(error, state):
         _log.warning("database error", extra={"sqlstate": state, "error": _primary_message(error)})
@@ -65,10 +70,25 @@ def typed_error(error: SQLAlchemyError) -> APIError:
     return InternalError()
 
 
+def map_constraints(errors: Mapping[str, type[APIError]]) -> None:
+    """Choose the errors of constraints, by their names; by default they are `Conflict` or `InvalidInput`."""
+    _constraint_errors.update(errors)
+
+
+def constraint_of(error: DBAPIError) -> str | None:
+    """Return the name of the constraint that was violated."""
+    name: str | None = getattr(getattr(error.orig, "diag", None), "constraint_name", None)
+    return name
+
+
+def _is_of_input(error: SQLAlchemyError, state: str) -> bool:
+    """Return whether it is a data exception of a statement with parameters: without any, it is a defect of ours."""
+    return state.startswith(_DATA_EXCEPTION) and bool(getattr(error, "params", None))
+
+
 def _is_unavailable(error: SQLAlchemyError, state: str) -> bool:
-    if isinstance(error, PoolTimeoutError | InvalidRequestError):
-        # The latter is what the pool says when connection after connection is closed by the server at once.
-        return isinstance(error, PoolTimeoutError) or "connection is closed" in str(error)
+    if isinstance(error, PoolTimeoutError):
+        return True
     if not isinstance(error, DBAPIError):
         return False
     # Without a SQLSTATE the connection failed, or broke.

@@ -1,208 +1,167 @@
-"""Units of work: the only way to SQL.
+"""Units of work: the functions of a store, each decorated with how it runs.
 
-A handler gives a function of a feature's store to `Read`, `Write` or `Transaction`. It holds a
-connection only while it runs, lets the event loop go on while it waits for the server, and is committed before the
-handler goes on: FastAPI ends a `yield` dependency after the response is sent, which would be too late.
+    @transaction
+    def place_order(session: Session, order: OrderCreate) -> Order: ...
+
+    order = await place_order(db, order)      # in a handler: runs, commits, then returns
+    order = place_order(session, order)       # in another unit of work: a part of it
+
+The first parameter is annotated with `sqlalchemy.Connection` (Core) or `sqlalchemy.orm.Session` (ORM). The function is
+plain SQLAlchemy, relationships that load lazily included; it runs under SQLAlchemy's greenlet bridge, on the event
+loop. It cannot `await`: what waits for another service stands in the handler, between two units, where no connection
+is held.
 """
 
-import asyncio
-import contextlib
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Concatenate, NewType, ParamSpec, Protocol, TypeVar
+from collections.abc import Callable, Coroutine, Sequence
+from functools import update_wrapper
+from inspect import iscoroutinefunction, isfunction, signature
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, get_type_hints, overload
 
 from sqlalchemy import Connection
+from sqlalchemy.orm import Session
 
-from app.core.config import Settings
-from app.core.database.batching import Batcher
-from app.core.database.engine.dialect import StatementObserver
-from app.core.database.engine.executor import Executor
-from app.core.database.engine.replica import Replica, UnusableError
-from app.core.errors import APIError, Conflict, DatabaseError, InvalidInput
-from app.core.observability.instruments import DB_POOL_CONNECTIONS
+from app.core.database.database import Database, Mode
 
 P = ParamSpec("P")
 T = TypeVar("T")
 Q = TypeVar("Q")
 A = TypeVar("A")
-
-ReadConnection = NewType("ReadConnection", Connection)
-"""What a reading function of a store takes."""
-WriteConnection = NewType("WriteConnection", ReadConnection)
-"""What a writing function of a store takes; it will do for a reading one, but not the other way round."""
-
-_LOOK = 0.5
-"""Seconds between two looks at what may hang."""
-_REPORT = 0.02
-"""Seconds by which the gauges may be late: to set them twice a statement was 16 us of a read's CPU time, a fortieth."""
-# Questions that share a statement, and statements of a kind that are under way at once (docs/performance.md).
-_TOGETHER = 100
-_UNDER_WAY = 2
-_in_use = DB_POOL_CONNECTIONS.labels("in_use")
-_idle = DB_POOL_CONNECTIONS.labels("idle")
+S = TypeVar("S", Connection, Session)
 
 
-class ReadSession(Protocol):
-    """Runs `work(connection, *args)` and returns what it returns."""
-
-    async def __call__(
-        self,
-        work: Callable[Concatenate[ReadConnection, P], T],
-        /,
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> T:
-        """Run it."""
-        ...
+def new_session(connection: Connection) -> Session:
+    """Make a session in the unit of work of a connection; what it has loaded can be used when the unit has ended."""
+    return Session(bind=connection, expire_on_commit=False)
 
 
-class WriteSession(Protocol):
-    """Runs `work(connection, *args)`, commits, and returns what it returned."""
-
-    async def __call__(
-        self,
-        work: Callable[Concatenate[WriteConnection, P], T],
-        /,
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> T:
-        """Run it."""
-        ...
+def run_on(handle: Connection | Session, work: Callable[..., T], *args: Any, session: bool, **kwargs: Any) -> T:  # noqa: ANN401 - those of `work`
+    """Call a store function with a connection or a session, whichever it takes."""
+    if not session:
+        return work(handle.connection() if isinstance(handle, Session) else handle, *args, **kwargs)
+    if isinstance(handle, Session):
+        return work(handle, *args, **kwargs)
+    with new_session(handle) as own:
+        result = work(own, *args, **kwargs)
+        own.flush()
+        return result
 
 
-def _writing(connection: Connection) -> WriteConnection:
-    return WriteConnection(ReadConnection(connection))
+class UnitOfWork(Generic[P, T]):
+    """A store function: given a `Database` it is a unit of work, given a connection or a session a part of one."""
+
+    def __init__(self, work: Callable[..., T], mode: Mode, *, repeatable: bool = False) -> None:
+        update_wrapper(self, work)
+        self._work, self._mode, self._repeatable = work, mode, repeatable
+        self._session = _takes_session(work, mode)
+
+    @overload
+    def __call__(self, db: Database, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]: ...
+    @overload
+    def __call__(self, db: Connection | Session, /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    def __call__(
+        self, db: Database | Connection | Session, /, *args: P.args, **kwargs: P.kwargs
+    ) -> T | Coroutine[Any, Any, T]:
+        """Run it; with a `Database`, the result is to be awaited."""
+        if isinstance(db, Database):
+            return db.run(self._mode, lambda connection: self(connection, *args, **kwargs), repeatable=self._repeatable)
+        return run_on(db, self._work, *args, session=self._session, **kwargs)
 
 
-class ReadTogether(Protocol):
-    """Runs `work(connection, questions)` for this question and those that meet it."""
+class BatchedUnitOfWork(Generic[Q, A]):
+    """A store function of many questions: given a `Database` it takes one, and shares a statement with other calls."""
 
-    async def __call__(self, work: Callable[[ReadConnection, Sequence[Q]], Sequence[A]], /, question: Q) -> A:
-        """Run it."""
-        ...
+    def __init__(self, work: Callable[..., Sequence[A]], mode: Mode, *, repeatable: bool = False) -> None:
+        if not isfunction(work) or "<" in work.__qualname__:
+            # A lambda, a closure, a partial or a method: what it has kept of one request would be used for others.
+            raise TypeError(f"{work}: only a function of a module can be batched")
+        update_wrapper(self, work)
+        self._work, self._mode, self._repeatable = work, mode, repeatable
+        self._session = _takes_session(work, mode)
+
+    @overload
+    def __call__(self, db: Database, question: Q, /) -> Coroutine[Any, Any, A]: ...
+    @overload
+    def __call__(self, db: Connection | Session, questions: Sequence[Q], /) -> Sequence[A]: ...
+    def __call__(self, db: Database | Connection | Session, question: Any, /) -> Sequence[A] | Coroutine[Any, Any, A]:
+        """Run it for one question, to be awaited; or, with a connection or a session, for many."""
+        if isinstance(db, Database):
+            return cast(
+                "Coroutine[Any, Any, A]", db.run_batched(self._mode, self, question, repeatable=self._repeatable)
+            )
+        answers: Sequence[A] = run_on(db, self._work, question, session=self._session)
+        return answers
 
 
-class WriteTogether(Protocol):
-    """Runs `work(connection, questions)` for this question and those that meet it, and commits."""
+def read(work: Callable[Concatenate[S, P], T]) -> UnitOfWork[P, T]:
+    """Declare a read. It cannot write, may run on a replica, and is repeated once where the connection is lost.
 
-    async def __call__(self, work: Callable[[WriteConnection, Sequence[Q]], Sequence[A]], /, question: Q) -> A:
-        """Run it."""
-        ...
-
-
-class Database:
-    """The primary, perhaps a replica, and what runs on them. Make it after the fork, in the event loop.
-
-    Every way to run a unit of work raises an `APIError` where the database fails: `DatabaseError` when
-    it is away or late, or when no connection came free within `DB_POOL_TIMEOUT`. A unit that PostgreSQL rolled back
-    with 40001 or 40P01 is repeated, at most twice. A caller that is cancelled while it waits for its turn is not
-    served; once its unit has begun, the unit ends.
+    Each of its statements sees what was committed when it began; one view for several is a `transaction`.
     """
+    return UnitOfWork(work, Mode.READ)
 
-    def __init__(self, settings: Settings, observers: Sequence[StatementObserver] = ()) -> None:
-        self._primary = Executor(settings, settings.database_url, self._report, observers)
-        url = settings.database_replica_url
-        self._replica = Replica(settings, url, self._report, observers) if url else None
-        self._executors = [executor for executor in (self._primary, self._replica) if executor]
-        self._pool_timeout = settings.db_pool_timeout
-        self._reporting = False
-        self._batchers: dict[Callable[..., Any], Batcher[Any, Any]] = {}
-        self._watching = asyncio.get_running_loop().create_task(self._watch())
 
-    async def read(self, work: Callable[Concatenate[ReadConnection, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a read, on the replica if there is one; where the connection is lost it is repeated, once."""
+def batched_read(work: Callable[[S, Sequence[Q]], Sequence[A]]) -> BatchedUnitOfWork[Q, A]:
+    """Declare a read of many questions; calls with one question each share a statement (docs/adr/0014-*)."""
+    return BatchedUnitOfWork(work, Mode.READ)
 
-        def unit(connection: Connection) -> T:
-            return work(ReadConnection(connection), *args, **kwargs)
 
-        if self._replica is not None:
-            with contextlib.suppress(UnusableError):
-                return await self._replica.read(unit)
-        return await self._primary.run(unit, repeat_if_lost=True)
+@overload
+def write(work: Callable[Concatenate[Connection, P], T], /) -> UnitOfWork[P, T]: ...
+@overload
+def write(*, repeatable: bool) -> Callable[[Callable[Concatenate[Connection, P], T]], UnitOfWork[P, T]]: ...
+def write(work: Callable[..., Any] | None = None, /, *, repeatable: bool = False) -> Any:
+    """Declare one writing statement, on a `Connection`: it commits by itself, in one round trip.
 
-    async def write(
-        self, work: Callable[Concatenate[WriteConnection, P], T], /, *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        """Run a writing statement, which commits by itself; never repeated where its outcome is unknown."""
-        executor = self._primary
-        return await executor.run(lambda c: work(_writing(c), *args, **kwargs), repeat_if_lost=False)
+    Parameters
+    ----------
+    repeatable
+        Whether it does nothing the second time. Otherwise it is not repeated where the connection was lost.
+    """
+    return _declare(UnitOfWork, work, Mode.WRITE, repeatable)
 
-    async def repeatable_write(
-        self, work: Callable[Concatenate[WriteConnection, P], T], /, *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        """Run a writing statement that does nothing the second time (an idempotency key makes it so)."""
-        executor = self._primary
-        return await executor.run(lambda c: work(_writing(c), *args, **kwargs), repeat_if_lost=True)
 
-    async def transaction(
-        self, work: Callable[Concatenate[WriteConnection, P], T], /, *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        """Run several statements and commit them together."""
-        executor = self._primary
-        return await executor.run(
-            lambda c: work(_writing(c), *args, **kwargs), begin=executor.transaction, repeat_if_lost=False
-        )
+@overload
+def batched_write(work: Callable[[Connection, Sequence[Q]], Sequence[A]], /) -> BatchedUnitOfWork[Q, A]: ...
+@overload
+def batched_write(
+    *, repeatable: bool
+) -> Callable[[Callable[[Connection, Sequence[Q]], Sequence[A]]], BatchedUnitOfWork[Q, A]]: ...
+def batched_write(work: Callable[..., Any] | None = None, /, *, repeatable: bool = False) -> Any:
+    """Declare one writing statement for many questions; calls with one question each share it, and its commit.
 
-    async def read_together(self, work: Callable[[ReadConnection, Sequence[Q]], Sequence[A]], /, question: Q) -> A:
-        """Read for one what `work` reads for many: calls that meet share a statement."""
+    Where PostgreSQL refuses one of them, each is sent again by itself.
+    """
+    return _declare(BatchedUnitOfWork, work, Mode.WRITE, repeatable)
 
-        async def read_all(questions: Sequence[Q]) -> Sequence[A]:
-            return await self.read(work, questions)
 
-        return await self._together(work, read_all, question)
+@overload
+def transaction(work: Callable[Concatenate[S, P], T], /) -> UnitOfWork[P, T]: ...
+@overload
+def transaction(*, repeatable: bool) -> Callable[[Callable[Concatenate[S, P], T]], UnitOfWork[P, T]]: ...
+def transaction(work: Callable[..., Any] | None = None, /, *, repeatable: bool = False) -> Any:
+    """Declare any number of statements that are committed together, or not at all.
 
-    async def write_together(self, work: Callable[[WriteConnection, Sequence[Q]], Sequence[A]], /, question: Q) -> A:
-        """Write for one what `work` writes for many: calls that meet share a statement, and its commit."""
+    Where PostgreSQL rolls it back for another transaction (40001, 40P01), the whole function runs again: it changes
+    nothing but the database.
+    """
+    return _declare(UnitOfWork, work, Mode.TRANSACTION, repeatable)
 
-        async def write_alone(question: Q) -> A | Exception:
-            try:
-                (answer,) = await self.write(work, [question])
-            except APIError as error:
-                return error
-            return answer
 
-        async def write_all(questions: Sequence[Q]) -> Sequence[A | Exception]:
-            try:
-                return await self.write(work, questions)
-            except (InvalidInput, Conflict):
-                # PostgreSQL refused a row, and so took none: by itself, only the bad one fails.
-                return await asyncio.gather(*map(write_alone, questions))
+def _declare(kind: Callable[..., Any], work: Callable[..., Any] | None, mode: Mode, repeatable: bool) -> Any:  # noqa: ANN401, FBT001
+    if work is not None:
+        return kind(work, mode)
+    return lambda work: kind(work, mode, repeatable=repeatable)
 
-        return await self._together(work, write_all, question)
 
-    async def _together(
-        self,
-        work: Callable[..., Sequence[A]],
-        ask: Callable[[Sequence[Q]], Awaitable[Sequence[A | Exception]]],
-        question: Q,
-    ) -> A:
-        batcher = self._batchers.get(work)
-        if batcher is None:
-            batcher = self._batchers[work] = Batcher(ask, max_batch=_TOGETHER, max_in_flight=_UNDER_WAY)
-        answer: A = await batcher(question)
-        return answer
-
-    async def _watch(self) -> None:
-        """Bound what no timer of its own bounds: units that hang, and the wait for a shared statement."""
-        while True:
-            await asyncio.sleep(_LOOK)
-            for executor in self._executors:
-                executor.check()
-            for batcher in self._batchers.values():
-                batcher.expire(self._pool_timeout, DatabaseError("No database connection came free in time"))
-
-    def _report(self) -> None:
-        """Have the gauges set soon, once for whatever happens until then."""
-        if not self._reporting:
-            self._reporting = True
-            asyncio.get_running_loop().call_later(_REPORT, self._set_gauges)
-
-    def _set_gauges(self) -> None:
-        self._reporting = False
-        _in_use.set(sum(executor.busy for executor in self._executors))
-        _idle.set(sum(executor.idle for executor in self._executors))
-
-    def dispose(self) -> None:
-        """Close the idle connections; those in use are closed when their work ends."""
-        self._watching.cancel()
-        for executor in self._executors:
-            executor.dispose()
+def _takes_session(work: Callable[..., Any], mode: Mode) -> bool:
+    """Return whether a store function takes a session, and not a connection."""
+    if iscoroutinefunction(work):
+        raise TypeError(f"{work}: a unit of work is `def`; await between two units, where no connection is held")
+    name = next(iter(signature(work).parameters), None)
+    annotation = get_type_hints(work).get(name or "")
+    session = isinstance(annotation, type) and issubclass(annotation, Session)
+    if not session and annotation is not Connection:
+        raise TypeError(f"{work}: annotate the first parameter with sqlalchemy.Connection or sqlalchemy.orm.Session")
+    if session and mode is Mode.WRITE:
+        raise TypeError(f"{work}: a session may send several statements, so it needs @transaction")
+    return session

@@ -9,13 +9,14 @@ import os
 import threading
 import time
 from collections.abc import MutableMapping
+from contextvars import Context as ContextVarsContext
 from contextvars import ContextVar
 from typing import Any
 
 import httpx2
 from fastapi.telemetry import TelemetryConfig
 from opentelemetry import propagate, trace
-from opentelemetry.context import Context
+from opentelemetry.context import Context, attach
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.propagators.textmap import CarrierT, Getter, default_getter
 from opentelemetry.sdk.resources import Resource
@@ -31,6 +32,7 @@ from app.core.config import PROBE_PATHS, Settings
 from app.core.observability.trace_id import (
     Parent,
     expect_trace_id,
+    followers,
     ids_of,
     new_trace_id,
     set_otel_trace_id,
@@ -176,6 +178,14 @@ class Telemetry:
         threading.Thread(target=send, daemon=True).start()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(sent.wait(), _LAST_SECONDS)
+
+
+def _follow_span(context: ContextVarsContext) -> None:
+    """Have what runs next in this context belong to the span of another one, without its baggage."""
+    attach(trace.set_span_in_context(context.run(trace.get_current_span), Context()))
+
+
+followers.append(_follow_span)
 
 
 def _is_untraced(scope: MutableMapping[str, Any]) -> bool:

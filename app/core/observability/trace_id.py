@@ -7,8 +7,8 @@ The header `X-Trace-ID` is ours; `traceparent` is W3C Trace Context
 import hashlib
 import random
 import re
-from collections.abc import Iterable
-from contextvars import ContextVar
+from collections.abc import Callable, Iterable
+from contextvars import Context, ContextVar
 from typing import NamedTuple
 
 _TRACE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
@@ -30,6 +30,18 @@ expect_trace_id = _expected.set
 # The id of the span, where the request's own is not of the W3C's form.
 set_otel_trace_id = _otel.set
 get_otel_trace_id = _otel.get
+
+# What else is to follow when work goes on in the trace of another context; the module `opentelemetry` adds its span.
+followers: list[Callable[[Context], None]] = []
+
+
+def follow_trace(context: Context) -> None:
+    """Take the trace of another context, and nothing else of it."""
+    _current.set(context.get(_current))
+    _sampled.set(context.get(_sampled, False))
+    _otel.set(context.get(_otel))
+    for follow in followers:
+        follow(context)
 
 
 class Parent(NamedTuple):

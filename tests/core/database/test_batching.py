@@ -1,19 +1,23 @@
 """Calls that meet share one answer from elsewhere, and harm each other in no way."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import gc
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, text
 from starlette.testclient import TestClient
 
-from app.core.database import Database
+from app.core.database import Database, batched_read, batched_write
 from app.core.database.batching import Batcher
+from app.core.database.database import Mode
+from app.core.database.unit_of_work import BatchedUnitOfWork
 from app.core.errors import DatabaseError, InvalidInput
 from app.core.observability.trace_id import get_trace_id, set_trace_id
-from tests.conftest import SQL
+from tests.conftest import SQL, MakeSettings
 
 
 class Oracle:
@@ -214,39 +218,87 @@ def test_a_shared_call_speaks_in_the_name_of_the_first() -> None:
     play(scene)
 
 
-def test_reads_at_the_same_time_share_statements(client: TestClient, sql: SQL) -> None:
+@pytest.fixture
+def anyio_backend() -> str:
+    """Run on the event loop that the service has."""
+    return "asyncio"
+
+
+_tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
+seen: list[tuple[int, str, str | None]] = []
+
+
+@batched_read
+def read_names(connection: Connection, ids: Sequence[int]) -> Sequence[str]:
+    """Read names slowly, and note how many at once, for which tenant and in which trace."""
+    seen.append((len(ids), _tenant.get(), get_trace_id()))
+    connection.execute(text("SELECT pg_sleep(0.05)"))
+    names: dict[int, str] = {row.id: row.name for row in connection.execute(text("SELECT id, name FROM items"))}
+    return [names[item_id] for item_id in ids]
+
+
+@batched_write
+def insert_prices(connection: Connection, prices: Sequence[int]) -> Sequence[int]:
+    """Insert items by one statement."""
+    statement = text("INSERT INTO items (name, price) SELECT 'x', p FROM unnest(CAST(:prices AS int[])) AS p")
+    connection.execute(statement, {"prices": list(prices)})
+    return prices
+
+
+async def all_at_once(calls: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
+    return await asyncio.gather(*calls, return_exceptions=True)
+
+
+def test_reads_at_the_same_time_share_statements_in_a_context_of_no_caller(client: TestClient, sql: SQL) -> None:
     sql("INSERT INTO items (name, price) SELECT 'Item' || n, n FROM generate_series(1, 50) AS n")
     database: Database = client.app.state.database  # type: ignore[attr-defined]
-    batches: list[int] = []
+    seen.clear()
 
-    def work(connection: Connection, questions: Sequence[int]) -> Sequence[str]:
-        batches.append(len(questions))
-        connection.execute(text("SELECT pg_sleep(0.05)"))
-        names: dict[int, str] = {row.id: row.name for row in connection.execute(text("SELECT id, name FROM items"))}
-        return [names[question] for question in questions]
+    async def ask(item_id: int) -> str:
+        _tenant.set(f"tenant-{item_id}")
+        set_trace_id(f"trace-{item_id}")
+        return await read_names(database, item_id)
 
     assert client.portal
-    with ThreadPoolExecutor(40) as pool:
-        portal = client.portal
-        answers = list(pool.map(lambda n: portal.call(database.read_together, work, n), range(1, 41)))
+    answers = client.portal.call(all_at_once, map(ask, range(1, 41)))
+
     assert answers == [f"Item{n}" for n in range(1, 41)]
-    assert sum(batches) == 40
-    assert len(batches) <= 10
+    assert sum(questions for questions, _, _ in seen) == 40
+    assert len(seen) <= 10
+    assert {tenant for _, tenant, _ in seen} == {"nobody"}
+    assert len({trace for _, _, trace in seen} & {f"trace-{n}" for n in range(1, 41)}) == len(seen)
 
 
 def test_a_bad_row_fails_alone(client: TestClient, sql: SQL) -> None:
     database: Database = client.app.state.database  # type: ignore[attr-defined]
-
-    def work(connection: Connection, prices: Sequence[int]) -> Sequence[int]:
-        statement = text("INSERT INTO items (name, price) SELECT 'x', p FROM unnest(CAST(:prices AS int[])) AS p")
-        connection.execute(statement, {"prices": list(prices)})
-        return prices
-
-    async def all_at_once() -> list[Any]:
-        calls = (database.write_together(work, price) for price in (1, 2, -3, 4))
-        return await asyncio.gather(*calls, return_exceptions=True)
-
     assert client.portal
-    answers = client.portal.call(all_at_once)
+
+    answers = client.portal.call(all_at_once, (insert_prices(database, price) for price in (1, 2, -3, 4)))
+
     assert [answer if isinstance(answer, int) else type(answer) for answer in answers] == [1, 2, InvalidInput, 4]
     assert sorted(sql("SELECT price::int FROM items")) == [(1,), (2,), (4,)]
+
+
+def test_only_functions_of_a_module_are_batched() -> None:
+    def closure(connection: Connection, ids: Sequence[int]) -> Sequence[int]:
+        raise NotImplementedError
+
+    works: list[Any] = [closure, partial(closure), lambda _, ids: ids, Oracle().__call__]
+    for work in works:
+        with pytest.raises(TypeError, match="only a function of a module"):
+            batched_read(work)
+
+
+@pytest.mark.anyio
+async def test_a_function_that_is_gone_leaves_no_batcher(make_settings: MakeSettings) -> None:
+    database = Database(make_settings())
+    try:
+        for _ in range(20):
+            unit: Any = BatchedUnitOfWork(read_names.__wrapped__, Mode.READ)  # type: ignore[attr-defined]
+            with pytest.raises(KeyError):
+                await unit(database, 1)
+        del unit
+        gc.collect()
+        assert len(database._batchers) <= 2  # a connection keeps its last unit until the next one
+    finally:
+        database.dispose()

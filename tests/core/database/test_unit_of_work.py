@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from functools import partial
 from typing import Any
 
 import psycopg2
@@ -14,6 +15,7 @@ from sqlalchemy.util.concurrency import await_
 from starlette.testclient import TestClient
 
 from app.core.database import Database
+from app.core.database.database import Mode
 from app.core.errors import APIError, DatabaseError
 from tests.conftest import SQL, MakeClient
 from tests.support.cluster import query
@@ -23,18 +25,24 @@ from tests.support.routes import serve
 from tests.support.service import eventually
 
 Work = Callable[[Connection], Any]
+MODES: dict[str, Callable[[Database], Callable[[Work], Any]]] = {
+    "read": lambda db: partial(db.run, Mode.READ),
+    "write": lambda db: partial(db.run, Mode.WRITE),
+    "repeatable_write": lambda db: partial(db.run, Mode.WRITE, repeatable=True),
+    "transaction": lambda db: partial(db.run, Mode.TRANSACTION),
+}
 
 
 def do(client: TestClient, how: str, work: Work) -> Any:
     """Run a unit of work of a client's app, in its event loop."""
     assert client.portal
-    return client.portal.call(getattr(_database(client), how), work)
+    return client.portal.call(MODES[how](_database(client)), work)
 
 
 def begin(client: TestClient, how: str, work: Work) -> "Future[Any]":
     """Start one."""
     assert client.portal
-    return client.portal.start_task_soon(getattr(_database(client), how), work)
+    return client.portal.start_task_soon(MODES[how](_database(client)), work)
 
 
 def _database(client: TestClient) -> Database:

@@ -12,7 +12,7 @@ import selectors
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextvars import Context
+from contextvars import Context, ContextVar
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -32,6 +32,9 @@ Address = tuple[str, int]
 
 StatementObserver = Callable[[Any, str, float, Exception | None], None]
 """Takes the cursor, the statement (with placeholders, never with values), the seconds it took, and its error."""
+
+rewrite_statement: ContextVar[Callable[[str], str] | None] = ContextVar("rewrite_statement", default=None)
+"""Takes each statement of a unit of work, and returns what is sent instead."""
 
 _EVENTS = {POLL_READ: selectors.EVENT_READ, POLL_WRITE: selectors.EVENT_WRITE}
 _connecting = threading.local()
@@ -73,9 +76,12 @@ class LoopDialect(PGDialect_psycopg2):
 
     def _observed(self, execute: Callable[..., Any], cursor: Any, *arguments: Any, cursor_first: bool = False) -> None:  # noqa: ANN401
         error: Exception | None = None
+        sent = arguments
+        if (rewrite := rewrite_statement.get()) is not None:
+            sent = (rewrite(arguments[0]), *arguments[1:])
         began = time.perf_counter()
         try:
-            execute(*((cursor, *arguments) if cursor_first else arguments))
+            execute(*((cursor, *sent) if cursor_first else sent))
         except Exception as raised:
             error = raised
             raise

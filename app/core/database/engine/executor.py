@@ -3,8 +3,9 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from contextvars import Context, copy_context
 from typing import TypeVar
 
@@ -17,7 +18,7 @@ from sqlalchemy.util.concurrency import await_, greenlet_spawn
 from app.core.config import Settings
 from app.core.database.engine.connector import Connector
 from app.core.database.engine.dialect import StatementObserver, address_of
-from app.core.database.engine.pool import connect_arguments, create_pooled_engine
+from app.core.database.engine.pool import check_out, connect_arguments, create_pooled_engine
 from app.core.database.engine.runner import Begin, Runner, Unit
 from app.core.database.engine.watchdog import Watchdog
 from app.core.database.errors import READ_ONLY, sqlstate_of, typed_error
@@ -49,8 +50,6 @@ class Executor:
 
     Attributes
     ----------
-    transaction
-        Begins a unit of several statements, committed together.
     busy
         How many units are at work.
     """
@@ -68,7 +67,7 @@ class Executor:
         self._connector = Connector(connect_arguments(settings, url), most=max(1, settings.db_pool_size // 2))
         self._engine = create_pooled_engine(settings, self._connect, observers)
         self._watchdog.listen(self._engine)
-        self.transaction: Begin = self._engine.execution_options(isolation_level="READ COMMITTED").begin
+        self._transactional = self._engine.execution_options(isolation_level="READ COMMITTED")
         self._threads = ThreadPoolExecutor(settings.db_pool_size, thread_name_prefix="connect")
         self._size = settings.db_pool_size
         self._pool_timeout = settings.db_pool_timeout
@@ -77,6 +76,12 @@ class Executor:
         self._runners: dict[asyncio.Task[None], Runner] = {}
         self._resting: list[Runner] = []
         self.busy = 0
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """Begin a unit of several statements, committed together."""
+        with check_out(self._transactional) as connection, connection.begin():
+            yield connection
 
     def _connect(self) -> PsycopgConnection:
         # In a thread: to resolve a name, and to prove a password, takes a while.

@@ -10,8 +10,9 @@ import psycopg2
 from psycopg2.extensions import connection as PsycopgConnection  # noqa: N812 - it is a class
 from psycopg2.extensions import parse_dsn
 from pydantic import SecretStr
-from sqlalchemy import Engine, create_engine, event
-from sqlalchemy.exc import DisconnectionError
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DisconnectionError, InvalidRequestError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from app.core.config import Settings
 from app.core.database.engine.dialect import DRIVER, LoopDialect, StatementObserver, wait_on_loop
@@ -88,6 +89,14 @@ def create_pooled_engine(
     if settings.db_slow_statement:
         dialect.observers.append(SlowQueryLog(settings.db_slow_statement))
     return engine
+
+
+def check_out(engine: Engine) -> Connection:
+    """Take a connection from the pool, or raise `sqlalchemy.exc.TimeoutError`."""
+    try:
+        return engine.connect()
+    except InvalidRequestError as error:  # what the pool raises when it has found several dead connections in a row
+        raise PoolTimeoutError("the server closes each connection at once") from error
 
 
 def _refuse_dead(connection: PsycopgConnection, *_: object) -> None:

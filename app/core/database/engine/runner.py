@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.util.concurrency import await_
 
-from app.core.database.engine.pool import is_dead
+from app.core.database.engine.pool import check_out, is_dead
 from app.core.database.engine.watchdog import Watchdog
 from app.core.database.errors import REPEATABLE, sqlstate_of
 
@@ -136,7 +136,7 @@ class Runner:
             if not (old or (rested and is_dead(self._open.raw))):
                 return self._open
             self.close()
-        connection = self._engine.connect()
+        connection = check_out(self._engine)
         raw = cast("PsycopgConnection", connection.connection.dbapi_connection)
         self._open = _Open(connection, raw, connection.get_execution_options(), time.monotonic())
         return self._open

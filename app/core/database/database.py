@@ -1,0 +1,210 @@
+"""The database of the service: it runs the units of work.
+
+A unit holds a connection only while it runs, lets the event loop go on while it waits for the server, and is committed
+before the handler goes on: FastAPI ends a `yield` dependency after the response is sent, which would be too late.
+"""
+
+import asyncio
+import contextlib
+import weakref
+from collections.abc import Callable, Sequence
+from enum import Enum, auto
+from functools import partial
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from app.core.config import Settings
+from app.core.database.batching import Batcher
+from app.core.database.engine.dialect import StatementObserver, rewrite_statement
+from app.core.database.engine.executor import Executor
+from app.core.database.engine.replica import Replica, UnusableError
+from app.core.database.errors import READ_ONLY, sqlstate_of
+from app.core.errors import APIError, DatabaseError
+from app.core.observability.instruments import DB_POOL_CONNECTIONS
+
+T = TypeVar("T")
+Q = TypeVar("Q")
+A = TypeVar("A")
+
+BatchWork = Callable[[Connection, Sequence[Q]], Sequence[A]]
+
+_CHECK = 0.5
+"""Seconds between two checks for units that hang."""
+_REPORT = 0.02
+"""Seconds by which the gauges may be late: to set them twice a statement was 16 us of a read's CPU time, a fortieth."""
+# Questions in a statement, and statements of one `work` that run at once (docs/performance.md).
+_MAX_BATCH = 100
+_MAX_IN_FLIGHT = 2
+_in_use = DB_POOL_CONNECTIONS.labels("in_use")
+_idle = DB_POOL_CONNECTIONS.labels("idle")
+
+
+class Mode(Enum):
+    """How a unit of work runs."""
+
+    READ = auto()
+    """Statements that each see what is committed when they begin; the server lets none of them write."""
+    WRITE = auto()
+    """One statement, which commits by itself."""
+    TRANSACTION = auto()
+    """Any number of statements, committed together."""
+
+
+class WriteInReadUnit(RuntimeError):
+    """A read unit tried to write. Nothing was changed."""
+
+
+class SecondStatement(RuntimeError):
+    """A write unit ran a second statement, which was not sent: the two would not be atomic."""
+
+
+def _read_only(work: Callable[[Connection], T]) -> Callable[[Connection], T]:
+    """Have the server refuse to write in each statement of `work`.
+
+    The statements of one message run in one implicit transaction (PostgreSQL manual, 54.2.2.1), so it takes no round
+    trip of its own.
+    """
+
+    def unit(connection: Connection) -> T:
+        rewrite_statement.set("SET TRANSACTION READ ONLY; ".__add__)
+        try:
+            return work(connection)
+        except DBAPIError as error:
+            if sqlstate_of(error) == READ_ONLY:
+                raise WriteInReadUnit("a read unit cannot write: use @write or @transaction") from error
+            raise
+
+    return unit
+
+
+def _one_statement(work: Callable[[Connection], T]) -> Callable[[Connection], T]:
+    """Refuse to run a second statement in `work`."""
+
+    def unit(connection: Connection) -> T:
+        sent = False
+
+        def count(statement: str) -> str:
+            nonlocal sent
+            if sent:
+                raise SecondStatement("a write unit is one statement: use @transaction for several")
+            sent = True
+            return statement
+
+        rewrite_statement.set(count)
+        return work(connection)
+
+    return unit
+
+
+class Database:
+    """The primary, perhaps a replica, and the units of work that run on them. Make it in the event loop.
+
+    A unit raises an `APIError` where the database fails: `DatabaseError` when it is away or late, or when no
+    connection came free within `DB_POOL_TIMEOUT`. A unit that PostgreSQL rolled back with 40001 or 40P01 is repeated,
+    at most twice. Where the caller is cancelled, a unit that waits for a connection does not run, and one that has
+    begun runs to its end.
+    """
+
+    def __init__(self, settings: Settings, observers: Sequence[StatementObserver] = ()) -> None:
+        self._primary = Executor(settings, settings.database_url, self._report, observers)
+        url = settings.database_replica_url
+        self._replica = Replica(settings, url, self._report, observers) if url else None
+        self._executors = [executor for executor in (self._primary, self._replica) if executor]
+        self._pool_timeout = settings.db_pool_timeout
+        self._reporting = False
+        self._batchers: weakref.WeakKeyDictionary[BatchWork[Any, Any], Batcher[Any, Any]] = weakref.WeakKeyDictionary()
+        self._watching = asyncio.get_running_loop().create_task(self._watch())
+
+    async def run(self, mode: Mode, work: Callable[[Connection], T], *, repeatable: bool = False) -> T:
+        """Run a unit of work, and commit it.
+
+        Parameters
+        ----------
+        mode
+            How it runs. A read goes to the replica if there is one.
+        work
+            Takes the connection. It may run several times.
+        repeatable
+            Whether `work` does nothing the second time, so that it may run again where the connection was lost and
+            nobody knows whether it was committed. A read always may.
+        """
+        if mode is Mode.TRANSACTION:
+            return await self._primary.run(work, begin=self._primary.transaction, repeat_if_lost=repeatable)
+        if mode is Mode.WRITE:
+            return await self._primary.run(_one_statement(work), repeat_if_lost=repeatable)
+        unit = _read_only(work)
+        if self._replica is not None:
+            with contextlib.suppress(UnusableError):
+                return await self._replica.read(unit)
+        return await self._primary.run(unit, repeat_if_lost=True)
+
+    async def run_batched(self, mode: Mode, work: BatchWork[Q, A], question: Q, *, repeatable: bool = False) -> A:
+        """Run for one question what `work` does for many: calls that meet share a statement, and its commit.
+
+        Parameters
+        ----------
+        mode, repeatable
+            As for `run`.
+        work
+            Takes the connection and the questions, returns the results in their order. It runs in an empty context
+            but for the trace of the first caller, so what it needs to know of a request is part of the question.
+            Calls share a statement if they have the same `work`.
+        question
+            Of this call.
+        """
+        batcher = self._batchers.get(work)
+        if batcher is None:
+            # Neither the batcher nor what it calls keeps `work` alive.
+            ask = partial(self._ask, mode, weakref.ref(work), repeatable=repeatable)
+            batcher = self._batchers[work] = Batcher(ask, max_batch=_MAX_BATCH, max_in_flight=_MAX_IN_FLIGHT)
+        answer: A = await batcher(question)
+        return answer
+
+    async def _ask(
+        self, mode: Mode, work_of: "weakref.ref[BatchWork[Q, A]]", questions: Sequence[Q], *, repeatable: bool
+    ) -> Sequence[A | Exception]:
+        work = work_of()
+        assert work is not None  # noqa: S101 - the callers hold it
+
+        async def ask_alone(question: Q) -> A | Exception:
+            try:
+                (answer,) = await self.run(mode, lambda connection: work(connection, [question]), repeatable=repeatable)
+            except Exception as error:  # noqa: BLE001 - it is this caller's
+                return error
+            return answer
+
+        try:
+            return await self.run(mode, lambda connection: work(connection, questions), repeatable=repeatable)
+        except APIError as error:
+            if error.status >= 500 or len(questions) == 1:
+                raise
+            # PostgreSQL refused a row, and so took none: by itself, only that one fails.
+            return await asyncio.gather(*map(ask_alone, questions))
+
+    async def _watch(self) -> None:
+        """Bound what no timer of its own bounds: units that hang, and the wait for a shared statement."""
+        while True:
+            await asyncio.sleep(_CHECK)
+            for executor in self._executors:
+                executor.check()
+            for batcher in list(self._batchers.values()):
+                batcher.expire(self._pool_timeout, DatabaseError("No database connection came free in time"))
+
+    def _report(self) -> None:
+        """Have the gauges set soon, once for whatever happens until then."""
+        if not self._reporting:
+            self._reporting = True
+            asyncio.get_running_loop().call_later(_REPORT, self._set_gauges)
+
+    def _set_gauges(self) -> None:
+        self._reporting = False
+        _in_use.set(sum(executor.busy for executor in self._executors))
+        _idle.set(sum(executor.idle for executor in self._executors))
+
+    def dispose(self) -> None:
+        """Close the idle connections; those in use are closed when their work ends."""
+        self._watching.cancel()
+        for executor in self._executors:
+            executor.dispose()
