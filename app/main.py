@@ -40,6 +40,7 @@ FEATURES = (
 _IN_FLIGHT, _IN_FLIGHT_A_CONNECTION = 256, 32
 
 if TYPE_CHECKING:
+    from app.core.auth.tokens import Verifier
     from app.core.observability.opentelemetry import Telemetry
 
 
@@ -55,7 +56,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.inventory = stock.inventory_of(settings, pool)
     if app.state.telemetry is not None:
         app.state.telemetry.start(pool)
-    async with sample_process(app.state.health_check.is_up):
+    async with sample_process(app.state.health_check.is_up), _authentication(settings) as app.state.verifier:
         yield
     if app.state.telemetry is not None:
         await app.state.telemetry.stop()
@@ -65,10 +66,21 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.database.dispose()
 
 
+@asynccontextmanager
+async def _authentication(settings: Settings) -> "AsyncIterator[Verifier | None]":
+    if settings.auth_issuer is None:
+        yield None
+        return
+    from app.core.auth.verification import verification  # noqa: PLC0415 - what is off is not even imported
+
+    async with verification(settings) as verifier:
+        yield verifier
+
+
 def _middleware(settings: Settings, routes: RouteTable) -> list[Middleware]:
     """List the middleware, outermost first."""
     in_flight = max(_IN_FLIGHT, _IN_FLIGHT_A_CONNECTION * settings.db_pool_size)
-    stack = [Middleware(RequestMiddleware, routes=routes)]
+    stack = [Middleware(RequestMiddleware, routes=routes, log_caller=settings.log_caller)]
     if settings.trusted_hosts:
         stack.append(Middleware(HostMiddleware, allowed_hosts=settings.trusted_hosts, www_redirect=False))
     if settings.cors_origins:

@@ -65,6 +65,19 @@ class InvalidInput(APIError):
     code, status, default_message = "INVALID_INPUT", 422, "Invalid input"
 
 
+class Unauthenticated(APIError):
+    """The request has no valid token."""
+
+    code, status, default_message = "UNAUTHENTICATED", 401, "A bearer token is required"
+    default_headers: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": "Bearer"}
+
+
+class Forbidden(APIError):
+    """The token does not allow this."""
+
+    code, status, default_message = "FORBIDDEN", 403, "The token lacks a scope"
+
+
 class NotFound(APIError):
     """No such path."""
 
@@ -139,7 +152,16 @@ class DownstreamTimeout(APIError):
 
 
 _BY_STATUS: dict[int, type[APIError]] = {
-    error.status: error for error in (InvalidInput, NotFound, MethodNotAllowed, PayloadTooLarge, UnsupportedMediaType)
+    error.status: error
+    for error in (
+        InvalidInput,
+        Unauthenticated,
+        Forbidden,
+        NotFound,
+        MethodNotAllowed,
+        PayloadTooLarge,
+        UnsupportedMediaType,
+    )
 }
 
 

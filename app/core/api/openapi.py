@@ -9,7 +9,15 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 from pydantic.json_schema import models_json_schema
 
-from app.core.errors import PROBLEM_JSON, APIError, HeadTooLarge, InternalError, InvalidInput
+from app.core.errors import (
+    PROBLEM_JSON,
+    APIError,
+    Forbidden,
+    HeadTooLarge,
+    InternalError,
+    InvalidInput,
+    Unauthenticated,
+)
 
 TraceId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,128}$", examples=["4bf92f3577b34da6a3ce929d0e0e4736"])]
 
@@ -133,8 +141,13 @@ def truthful(app: FastAPI) -> Callable[[], dict[str, Any]]:
             for guess in ("HTTPValidationError", "ValidationError"):
                 schemas.pop(guess, None)
             components["headers"] = {"X-Trace-ID": header("The trace id of the exchange", "4bf92f3577b34da6")}
+            authenticated = app.state.settings.auth_issuer is not None
+            if not authenticated:
+                components.pop("securitySchemes", None)
             for operations in document["paths"].values():
                 for operation in operations.values():
+                    if not authenticated:
+                        operation.pop("security", None)
                     _correct(operation)
             app.openapi_schema = _with_whole_bounds(document)
         return app.openapi_schema or {}
@@ -157,7 +170,8 @@ def _with_whole_bounds(part: Any) -> Any:  # noqa: ANN401 - any JSON value
 
 
 def _correct(operation: dict[str, Any]) -> None:
-    for status, response in errors(InternalError, InvalidInput, HeadTooLarge).items():
+    refusals = (Unauthenticated, Forbidden) if "security" in operation else ()
+    for status, response in errors(InternalError, InvalidInput, HeadTooLarge, *refusals).items():
         key = str(status)
         known = operation["responses"].get(key)
         takes_input = operation.get("parameters") or operation.get("requestBody")

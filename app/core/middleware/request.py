@@ -30,7 +30,8 @@ _durations = lru_cache(maxsize=1024)(HTTP_DURATION.labels)
 class _Exchange:
     """One request and its answer."""
 
-    def __init__(self, scope: Scope, send: Send, routes: RouteTable) -> None:
+    def __init__(self, scope: Scope, send: Send, routes: RouteTable, *, log_caller: bool = False) -> None:
+        self._log_caller = log_caller
         self.started = perf_counter()
         self.trace_id = trace_id_of(scope["headers"])
         self.method: str = scope["method"]
@@ -108,6 +109,9 @@ class _Exchange:
                 "duration_ms": round(duration * 1000, 3),
                 "client": self.client,
             }
+            # Set by `app.core.api.authentication`.
+            if self._log_caller and (caller := self.scope.get("state", {}).get("caller")) is not None:
+                extra["caller"] = caller.subject
             _access_log.log(level, "%s %s %d", self.method, self.path, status, extra=extra)
 
 
@@ -127,16 +131,17 @@ def record_rejection(scope: Scope, routes: RouteTable, status: int) -> str:
 class RequestMiddleware:
     """Gives a request its trace id, its access line and its place in the metrics."""
 
-    def __init__(self, app: ASGIApp, routes: RouteTable) -> None:
+    def __init__(self, app: ASGIApp, routes: RouteTable, *, log_caller: bool = False) -> None:
         self.app = app
         self.routes = routes
+        self.log_caller = log_caller
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        exchange = _Exchange(scope, send, self.routes)
+        exchange = _Exchange(scope, send, self.routes, log_caller=self.log_caller)
         set_trace_id(exchange.trace_id)
         HTTP_IN_PROGRESS.inc()
         try:

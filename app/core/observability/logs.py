@@ -17,6 +17,8 @@ from app.core.observability.trace_id import get_otel_trace_id, get_trace_id
 # a JSON string can double in length when it is escaped.
 _LONGEST_TEXT = 1500
 
+_LONGEST_CALLER = 500
+
 # The logger of the line that every request writes.
 _ACCESS = "app.access"
 
@@ -26,12 +28,12 @@ logging._srcfile = None  # noqa: SLF001 - as documented there
 logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 
-def _text(value: str | None) -> str:
-    """Write a JSON string, in ASCII, where one character may take six."""
+def _text(value: str | None, limit: int = _LONGEST_TEXT) -> str:
+    """Write a JSON string of at most about `limit` characters, in ASCII, where one character may take twelve."""
     if value is None:
         return "null"
     text = _quote(value)
-    return text if len(text) <= _LONGEST_TEXT else _quote(value[: _LONGEST_TEXT // 6])
+    return text if len(text) <= limit else _quote(value[: limit // 12])
 
 
 @lru_cache(maxsize=2)
@@ -52,12 +54,14 @@ class JSONFormatter(JsonFormatter):
             return super().format(record)
         otel_trace_id = get_otel_trace_id()
         otel = f', "otel_trace_id": "{otel_trace_id}"' if otel_trace_id else ""
+        caller = getattr(record, "caller", None)
+        caller_field = "" if caller is None else f', "caller": {_text(caller, _LONGEST_CALLER)}'
         return (
             f'{{"timestamp": "{_second(int(record.created))}.{int(record.msecs):03d}Z", "level": "{record.levelname}"'
             f', "logger": "{_ACCESS}", "message": {_text(record.getMessage())}, "service": "{self._service}"'
             f', "trace_id": "{get_trace_id()}"{otel}'
             f', "method": {_text(record.method)}, "path": {_text(record.path)}, "status": {record.status}'  # type: ignore[attr-defined]
-            f', "duration_ms": {record.duration_ms}, "client": {_text(record.client)}}}'  # type: ignore[attr-defined]
+            f', "duration_ms": {record.duration_ms}, "client": {_text(record.client)}{caller_field}}}'  # type: ignore[attr-defined]
         )
 
     def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
