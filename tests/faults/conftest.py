@@ -5,7 +5,6 @@
 
 import contextlib
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,25 +22,19 @@ _verdicts: list[Verdict] = []
 Report = Callable[[Verdict], Verdict]
 
 
-class RealService(Service):
-    """Started by the very command that `scripts/run` ends with."""
-
-    command = (sys.executable, "-m", "app.server")
-
-
 class StartService:
     """Starts services with these environment variables instead of the defaults; they end with the test."""
 
     def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
         self._folder, self._stack = folder, stack
 
-    def __call__(self, database_url: str, *, arguments: str = "", **variables: str) -> RealService:
+    def __call__(self, database_url: str, *, arguments: str = "", **variables: str) -> Service:
         """Start one, and wait until both of its workers serve."""
         service = self.launch(database_url, arguments=arguments, **variables)
         service.wait_for_workers(2)
         return service
 
-    def launch(self, database_url: str, *, arguments: str = "", **variables: str) -> RealService:
+    def launch(self, database_url: str, *, arguments: str = "", **variables: str) -> Service:
         """Start one, and wait until it is alive."""
         environment = {
             "DATABASE_URL": database_url,
@@ -49,17 +42,16 @@ class StartService:
             "WEB_CONCURRENCY": "2",
             "DRAIN_SECONDS": "1",
             "SHUTDOWN_TIMEOUT": "10",
-            # It runs beside the repository, not in it, for the sake of the developer's `.env`.
-            "GUNICORN_CMD_ARGS": f"-c python:app.server.gunicorn_conf {arguments}",
+            "GUNICORN_CMD_ARGS": arguments,
             **variables,
         }
-        service = RealService(self._folder, environment)
+        service = Service(self._folder, environment)
         self._stack.callback(self._end, service)
         service.wait_until_alive()
         return service
 
     @staticmethod
-    def _end(service: RealService) -> None:
+    def _end(service: Service) -> None:
         with contextlib.suppress(Exception):
             service.stop(30)
 

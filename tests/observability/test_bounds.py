@@ -12,14 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
+import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from app.core.observability.metrics_endpoint import WorkersCollector
 from tests.conftest import StartService
-from tests.server.service import Service as ServerService
-from tests.server.service import eventually
+from tests.server.conftest import launch
 from tests.support.cluster import connected, run
-from tests.support.service import Service
+from tests.support.service import Service, eventually
 
 KILLS, WORKERS = 100, 4
 
@@ -41,10 +41,15 @@ def _value(text: str, series: str) -> float:
     return float(found[1]) if found else 0.0
 
 
-def test_a_hundred_killed_workers_leave_no_file_no_cost_and_no_gap(tmp_path: Path) -> None:
-    service = ServerService(
-        app="tests.observability.metered_app:app", WEB_CONCURRENCY=WORKERS, PROMETHEUS_MULTIPROC_DIR=tmp_path
-    ).wait_ready()
+def test_a_hundred_killed_workers_leave_no_file_no_cost_and_no_gap(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    service = launch(
+        tmp_path_factory.mktemp("service"),
+        app="tests.observability.metered_app:app",
+        WEB_CONCURRENCY=WORKERS,
+        PROMETHEUS_MULTIPROC_DIR=tmp_path,
+    ).wait_until_alive()
     try:
         eventually(lambda: _value(_rendered(tmp_path)[0], "workers") == WORKERS, 20)
         before, seconds = _rendered(tmp_path)

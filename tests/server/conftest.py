@@ -1,21 +1,43 @@
 """A service a test, and what holds for each of them."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.server.service import Service
+from tests.support.service import Service
+
+APP = "tests.server.asgi_app:app"
+DEFAULTS = {
+    "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none",
+    "WEB_CONCURRENCY": "1",
+    "DRAIN_SECONDS": "0",
+    "SHUTDOWN_TIMEOUT": "2",
+}
+
+Start = Callable[..., Service]
+
+
+def launch(folder: Path, *, app: str = APP, command: tuple[str, ...] = ("app.server",), **variables: object) -> Service:
+    """Start a service of the tests' tiny app, and do not wait for it."""
+    return Service(folder, {**DEFAULTS, **{k: str(v) for k, v in variables.items()}}, app=app, command=command)
+
+
+def worker_of(service: Service) -> tuple[int, str]:
+    """Ask for the process id and the slot of the worker that answers."""
+    state = service.get("/pid").json
+    return state["pid"], state["slot"]
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., Service]]:
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     """Start services that are ended, and whose output is checked, after the test."""
     services: list[Service] = []
 
-    def _start(**env: Any) -> Service:
-        services.append(Service(**env))
-        return services[-1].wait_ready()
+    def _start(**variables: Any) -> Service:
+        services.append(launch(tmp_path_factory.mktemp("service"), **variables))
+        return services[-1].wait_until_alive()
 
     yield _start
     codes = [service.stop() for service in services]

@@ -7,20 +7,19 @@ import resource
 import socket
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from app.server.acceptor import Acceptor
 from app.server.shared_state import SharedState
-from tests.server.service import Service, eventually
-
-Start = Callable[..., Service]
+from tests.server.conftest import Start, worker_of
+from tests.support.service import eventually
 
 
 def test_connections_that_come_together_are_shared(start: Start) -> None:
     service = start(WEB_CONCURRENCY=2)
-    eventually(lambda: len({service.worker() for _ in range(10)}) == 2)
+    eventually(lambda: len({worker_of(service) for _ in range(10)}) == 2)
     smaller = []
     for _ in range(5):
         connections = [service.connect() for _ in range(32)]

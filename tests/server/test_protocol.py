@@ -7,22 +7,26 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.server.service import Connection, Load, Service, eventually
+from tests.server.conftest import launch
+from tests.server.load import Load
+from tests.support.http import Connection
+from tests.support.service import Service, eventually
 
 HEAD = b"POST /echo HTTP/1.1\r\nHost: x\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
 
 
 @pytest.fixture(scope="module")
-def service() -> Iterator[Service]:
-    running = Service(
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    running = launch(
+        tmp_path_factory.mktemp("service"),
         GUNICORN_CMD_ARGS="--keep-alive 3",
         TEST_HEAD_SECONDS=1.5,
         TEST_BODY_SECONDS=1,
         TEST_LINGER_SECONDS=1,
         TEST_WRITE_SECONDS=1,
     )
-    yield running.wait_ready()
+    yield running.wait_until_alive()
     assert running.stop() == 0
     running.assert_only_json()
 
@@ -68,8 +72,7 @@ def assert_refused(connection: Connection, status: int) -> str:
 def test_malformed_requests_are_400_in_the_envelope(service: Service, connection: Connection, data: bytes) -> None:
     connection.send(data)
     trace_id = assert_refused(connection, 400)
-    eventually(lambda: any(trace_id.encode() in line for line in service.lines))
-    record = next(json.loads(line) for line in service.lines if trace_id.encode() in line)
+    [record] = eventually(lambda: service.lines_of(trace_id))
     assert (record["level"], record["trace_id"]) == ("INFO", trace_id)
 
 

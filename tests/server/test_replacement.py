@@ -3,13 +3,12 @@
 import os
 import signal
 import time
-from collections.abc import Callable
 
 import pytest
 
-from tests.server.service import Load, Service, eventually
-
-Start = Callable[..., Service]
+from tests.server.conftest import Start, worker_of
+from tests.server.load import Load
+from tests.support.service import eventually
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -81,7 +80,7 @@ def test_fewer_workers_on_sigttou(start: Start) -> None:
 
 def test_a_killed_worker_is_replaced_in_its_slot(start: Start) -> None:
     service = start(WEB_CONCURRENCY=2)
-    pid, slot = service.worker()
+    pid, slot = worker_of(service)
     eventually(lambda: len(service.workers()) == 2)
     other = next(worker for worker in service.workers() if worker != pid)
     folder = service.metrics_dir()
@@ -90,7 +89,7 @@ def test_a_killed_worker_is_replaced_in_its_slot(start: Start) -> None:
     os.kill(pid, signal.SIGKILL)
     eventually(lambda: len(service.workers()) == 2 and pid not in service.workers())
     successor = next(worker for worker in service.workers() if worker != other)
-    eventually(lambda: (successor, slot) == service.worker())
+    eventually(lambda: (successor, slot) == worker_of(service))
     assert (folder / f"counter_{slot}.db").exists()
     assert not (folder / f"gauge_livesum_{slot}.db").exists()
 

@@ -3,13 +3,13 @@
 import os
 import signal
 import time
-from collections.abc import Callable
 
 import pytest
 
-from tests.server.service import Connection, Load, Service, eventually
-
-Start = Callable[..., Service]
+from tests.server.conftest import Start
+from tests.server.load import Load
+from tests.support.http import Connection
+from tests.support.service import eventually
 
 
 @pytest.mark.parametrize("workers", [2])

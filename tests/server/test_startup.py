@@ -12,22 +12,29 @@ from typing import Any
 import pytest
 
 from app.server import metrics_dir
-from tests.server.service import Service, eventually
+from tests.server.conftest import Start, launch
+from tests.support.service import eventually
 
-Start = Callable[..., Service]
+Fail = Callable[..., tuple[int, list[str]]]
 
 
-def fail(**env: Any) -> tuple[int, list[str]]:
-    service = Service(**env)
-    code = service.wait()
-    service.assert_only_json()
-    return code, service.messages()
+@pytest.fixture
+def fail(tmp_path: Path) -> Fail:
+    """Start a service that ends by itself, and return its exit code and its messages."""
+
+    def _fail(**variables: Any) -> tuple[int, list[str]]:
+        service = launch(tmp_path, **variables)
+        code = service.wait()
+        service.assert_only_json()
+        return code, service.messages()
+
+    return _fail
 
 
 @pytest.mark.parametrize(
     ("name", "value"), [("WEB_CONCURRENCY", "abc"), ("PORT", "abc"), ("LOG_LEVEL", "LOUD"), ("DATABASE_URL", "")]
 )
-def test_a_bad_setting_is_one_line_and_exit_1(name: str, value: str) -> None:
+def test_a_bad_setting_is_one_line_and_exit_1(fail: Fail, name: str, value: str) -> None:
     code, messages = fail(**{name: value})
     assert code == 1
     assert len(messages) == 1
@@ -39,25 +46,25 @@ def test_the_bare_gunicorn_command_serves_too(start: Start) -> None:
     assert service.get("/pid")[0] == 200
 
 
-def test_a_bad_setting_of_gunicorn_is_json() -> None:
+def test_a_bad_setting_of_gunicorn_is_json(fail: Fail) -> None:
     code, messages = fail(GUNICORN_CMD_ARGS="--nope")
     assert code == 2
     assert "--nope" in messages[-1]
 
 
 @pytest.mark.parametrize("workers", [3])
-def test_a_broken_app_ends_the_service(workers: int) -> None:
+def test_a_broken_app_ends_the_service(fail: Fail, workers: int) -> None:
     code, messages = fail(WEB_CONCURRENCY=workers, TEST_BROKEN=1)
     assert code != 0
     assert sum("cannot be loaded" in message for message in messages) in range(1, workers + 1)
     assert not any("broken on purpose" in message for message in messages), "only in the record's exc_info"
 
 
-def test_a_port_in_use_is_said() -> None:
+def test_a_port_in_use_is_said(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        service = Service(PORT=taken.getsockname()[1])
+        service = launch(tmp_path, PORT=taken.getsockname()[1])
         eventually(lambda: any("in use" in message for message in service.messages()))
     service.process.kill()  # gunicorn would try for five seconds
     service.wait()
@@ -75,7 +82,7 @@ def test_it_speaks_tls_where_gunicorn_is_given_a_certificate(tmp_path: Path) -> 
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     words = ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost")
     subprocess.run([*words, "-keyout", key, "-out", certificate], check=True, capture_output=True)
-    service = Service(GUNICORN_CMD_ARGS=f"--certfile {certificate} --keyfile {key}")
+    service = launch(tmp_path, GUNICORN_CMD_ARGS=f"--certfile {certificate} --keyfile {key}")
     context = ssl.create_default_context(cafile=str(certificate))
 
     def answers() -> bool:

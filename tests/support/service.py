@@ -1,39 +1,54 @@
-"""The real thing: gunicorn and its workers as processes of their own, watched from outside."""
+"""A running service: gunicorn and its workers as processes of their own, watched from outside."""
 
+import contextlib
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx2
 
+from app.server.metrics_dir import memory_dir
+from tests.support.http import Answer, Connection
+
 ROOT = Path(__file__).resolve().parents[2]
-_GUNICORN = [sys.executable, "-m", "gunicorn", "-c", "python:app.server.gunicorn_conf", "app.main:app"]
 # Of this process's environment the service gets only what Python itself and coverage need.
 _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START")
+# Below the ports that Linux gives to outgoing connections: none of these takes a port before the service does.
+_FIRST_PORT, _LAST_PORT = 10_000, 32_767
+_STARTUP_SECONDS = 60.0
 
 
-def eventually(condition: Callable[[], Any], seconds: float = 10.0, *, pause: float = 0.05) -> Any:
-    """Wait until `condition()` is true, and return it; fail after `seconds`."""
+def eventually(
+    condition: Callable[[], Any],
+    seconds: float = 20.0,
+    *,
+    pause: float = 0.05,
+    seen: Callable[[], object] | None = None,
+) -> Any:
+    """Wait until `condition()` is true, and return it; fail after `seconds`, and say what `seen()` returns."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"not true within {seconds} s"
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not true within {seconds} s; seen: {seen() if seen else value!r}")
         time.sleep(pause)
     return value
 
 
 def free_port() -> int:
-    """Find a port of the loopback interface that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """Find a port of the loopback interface on which nothing listens."""
+    while True:
+        port = _FIRST_PORT + secrets.randbelow(_LAST_PORT - _FIRST_PORT)
+        with contextlib.suppress(OSError), socket.socket() as listener:
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -43,56 +58,75 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 class Service:
-    """One running service.
+    """One running service, started as `scripts/run` starts it.
 
     Parameters
     ----------
     folder
         Where it runs and logs: not the repository, whose `.env` is the developer's.
     variables
-        Its environment.
-
-    Attributes
-    ----------
+        Its environment. `PORT` may be left out.
+    app
+        The application that it serves.
     command
-        What is started.
+        The module that Python runs, and its arguments.
     """
 
-    command: Sequence[str] = _GUNICORN
-
-    def __init__(self, folder: Path, variables: dict[str, str]) -> None:
-        self.port = int(variables.setdefault("PORT", str(free_port())))
+    def __init__(
+        self,
+        folder: Path,
+        variables: dict[str, str],
+        *,
+        app: str = "app.main:app",
+        command: tuple[str, ...] = ("app.server",),
+    ) -> None:
+        variables = {"HOST": "127.0.0.1", "PORT": str(free_port()), **variables}
+        self.port = int(variables["PORT"]) if variables["PORT"].isdecimal() else 0
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / f"service-{self.port}.log"
-        with self.log.open("ab") as log:
+        self._errors = self.log.with_suffix(".err")
+        with contextlib.suppress(FileExistsError):
+            (folder / "gunicorn.conf.py").symlink_to(ROOT / "gunicorn.conf.py")
+        with self.log.open("ab") as out, self._errors.open("ab") as err:
             self.process = subprocess.Popen(
-                self.command,
+                [sys.executable, "-m", *command, app],
                 cwd=folder,
                 env=environment(**variables),
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
+                stdout=out,
+                stderr=err,
                 start_new_session=True,
             )
         self.client = httpx2.Client(base_url=self.url, timeout=15, trust_env=False)
+        self._connections: list[Connection] = []
 
-    def wait_until_alive(self) -> None:
+    @property
+    def pid(self) -> int:
+        """The process id of the master."""
+        return self.process.pid
+
+    # Starting
+
+    def wait_until_alive(self) -> "Service":
         """Wait for the first answer."""
+        eventually(self._alive, _STARTUP_SECONDS, seen=self.output)
+        return self
 
-        def alive() -> bool:
-            assert self.process.poll() is None, self.log.read_text()
-            try:
-                return self.client.get("/health/live").status_code == 200
-            except httpx2.TransportError:
-                return False
-
-        eventually(alive, 30)
+    def _alive(self) -> bool:
+        assert self.process.poll() is None, self.output()
+        try:
+            return self.client.get("/health/live").status_code == 200
+        except httpx2.TransportError:
+            return False
 
     def wait_for_workers(self, number: int) -> list[int]:
         """Wait until so many workers serve, and return their process ids."""
-        eventually(lambda: len(self.workers()) == number, 20)
         # `shared_state` says it to the service itself; from outside, the line of each worker's server does.
-        eventually(lambda: self._booted() >= set(self.workers()), 20)
+        eventually(
+            lambda: len(self.workers()) == number and self._booted() >= set(self.workers()),
+            _STARTUP_SECONDS,
+            seen=lambda: (self.workers(), self.output()),
+        )
         return self.workers()
 
     def _booted(self) -> set[int]:
@@ -102,14 +136,22 @@ class Service:
     def workers(self) -> list[int]:
         """List the process ids of the workers."""
         try:
-            children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+            children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
         except FileNotFoundError:
             return []
         return [int(pid) for pid in children.split()]
 
+    # What it writes
+
+    def output(self) -> str:
+        """Read everything that it wrote so far, stdout first."""
+        return self.log.read_text() + self._errors.read_text()
+
     def lines(self) -> list[dict[str, Any]]:
-        """Read the log so far; each line of it is a JSON object, or this fails."""
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
+        """Read the log so far: each line is one JSON object on stdout, and stderr is empty, or this fails."""
+        assert self._errors.read_text() == ""
+        complete, _, _ = self.log.read_text().rpartition("\n")
+        return [json.loads(line) for line in complete.splitlines()]
 
     def messages(self) -> list[str]:
         """Read the messages of the log so far."""
@@ -119,23 +161,53 @@ class Service:
         """Read the lines of one request."""
         return [line for line in self.lines() if line.get("trace_id") == trace_id]
 
-    def raw(self, request: bytes, seconds: float = 10.0) -> bytes:
-        """Send bytes as they are, and return whatever comes until the connection is closed."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=seconds) as connection:
-            connection.sendall(request)
-            answer = b""
-            while chunk := connection.recv(65536):
-                answer += chunk
-            return answer
+    def assert_only_json(self) -> None:
+        """Check that every line has the fields of a log line, and that nothing else was written."""
+        for line in self.lines():
+            assert {"timestamp", "level", "logger", "message", "service"} <= line.keys(), line
 
-    def stop(self, seconds: float = 20.0) -> int:
-        """End it as Kubernetes does, and return its exit code; whoever is left after `seconds` is killed."""
+    def metrics_dir(self) -> Path:
+        """Find the folder in which its workers keep their metrics."""
+        return next(memory_dir().glob(f"service-metrics-{self.pid}-*"))
+
+    # Asking
+
+    def connect(self) -> Connection:
+        """Open a connection, which ends with the service at the latest."""
+        self._connections.append(Connection(self.port))
+        return self._connections[-1]
+
+    def get(self, path: str) -> Answer:
+        """Send a GET request on a connection of its own."""
+        with Connection(self.port) as connection:
+            return connection.get(path)
+
+    def raw(self, request: bytes, seconds: float = 20.0) -> bytes:
+        """Send bytes as they are, and return all that comes until the connection is closed."""
+        with Connection(self.port, seconds) as connection:
+            connection.send(request)
+            return connection.rest()
+
+    # Ending
+
+    def signal(self, number: int = signal.SIGTERM) -> None:
+        """Send a signal to the master."""
+        self.process.send_signal(number)
+
+    def wait(self, seconds: float = 30.0) -> int:
+        """Wait for its end, and return its exit code."""
+        return self.process.wait(seconds)
+
+    def stop(self, seconds: float = 30.0) -> int:
+        """End it as Kubernetes does, and return its exit code; what is left of it after `seconds` is killed."""
         self.client.close()
+        for connection in self._connections:
+            connection.close()
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
+            self.signal()
         try:
-            return self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
+            return self.wait(seconds)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
             self.process.wait(5)
-            raise

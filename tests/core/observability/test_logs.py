@@ -119,7 +119,7 @@ def _log_with(client: TestClient, logs: Logs, *args: Any, **kwargs: Any) -> dict
 @pytest.mark.parametrize(
     "text",
     ["one\ntwo\r\nthree", '{"level": "INFO"}', "\u2028\u2029\x85", "\x00\x1b[31m", "\ud800", "ü日😀"],
-    ids=ascii,  # pytest-xdist cannot send a lone surrogate
+    ids=ascii,
 )
 def test_a_message_of_any_text_is_one_line(client: TestClient, logs: Logs, text: str) -> None:
     assert _log_with(client, logs, "%s", text)["message"] == text
