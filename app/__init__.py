@@ -1,3 +1,4 @@
-"""The items service: `main` composes `items` and `health` on top of `core`."""
+"""The service: `main` composes the features on top of `core`."""
 
+__title__ = "items-service"
 __version__ = "0.1.0"

@@ -23,6 +23,8 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app import __title__
+
 PROBE_PATHS = frozenset({"/health/live", "/health/ready", "/metrics"})
 """Paths that Kubernetes and Prometheus ask every few seconds: never rejected, not traced, logged at DEBUG."""
 
@@ -122,7 +124,7 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,
     )
 
-    service_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,63}$")] = "items-service"
+    service_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,63}$")] = __title__
     environment: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,63}$")] = "production"
     log_level: Annotated[LogLevel, BeforeValidator(_upper)] = "INFO"
 
@@ -203,7 +205,7 @@ def load_settings() -> Settings:
             "level": "CRITICAL",
             "logger": __name__,
             "message": f"invalid configuration: {problems}",
-            "service": os.environ.get("SERVICE_NAME", "items-service"),
+            "service": os.environ.get("SERVICE_NAME", __title__),
         }
         sys.stdout.write(json.dumps(line) + "\n")
         sys.stdout.flush()

@@ -15,6 +15,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support import expected_conditions
 from selenium.webdriver.support.wait import WebDriverWait
 
+from app import __title__
 from tests.conftest import MakeClient
 from tests.support.errors import assert_error
 from tests.support.service import Service
@@ -87,7 +88,7 @@ def test_swagger_ui_calls_the_service(browser: webdriver.Chrome, service: Servic
     item = service.client.post("/items", json={"name": "Browser", "price": 4711.42}).json()
 
     browser.get(f"{service.url}/docs")
-    appearing(browser, ".title", "items-service")
+    appearing(browser, ".title", __title__)
     operation = "#operations-items-list_items"
     click(browser, f"{operation} .opblock-summary-control")
     click(browser, f"{operation} .try-out__btn")
@@ -109,7 +110,7 @@ def test_swagger_ui_calls_the_service(browser: webdriver.Chrome, service: Servic
 def test_redoc_renders(browser: webdriver.Chrome, service: Service, tmp_path: Path) -> None:
     browser.get(f"{service.url}/redoc")
 
-    appearing(browser, "h1", "items-service")
+    appearing(browser, "h1", __title__)
     appearing(browser, "[data-section-id='tag/items/operation/create_item']", "Create an item")
     assert browser.save_screenshot(str(tmp_path / "redoc.png"))
     assert_stayed_here(browser, service)

@@ -11,6 +11,7 @@ import psycopg2.extensions
 import pytest
 from pydantic import SecretStr
 
+from app import __title__
 from app.core import config
 from app.core.config import Settings, load_settings
 from app.core.database.engine.pool import connect_arguments
@@ -181,7 +182,7 @@ def test_the_defaults_are_the_contract_s(monkeypatch: pytest.MonkeyPatch) -> Non
         name: getattr(settings, name)
         for name in ("service_name", "environment", "log_level", "host", "port", "max_body_bytes")
     } == {
-        "service_name": "items-service",
+        "service_name": __title__,
         "environment": "production",
         "log_level": "INFO",
         "host": "0.0.0.0",  # noqa: S104 - compared only
@@ -216,7 +217,7 @@ def test_the_dotenv_file_is_read_and_the_environment_goes_before_it(
 
     settings = load_settings()
 
-    assert (settings.port, settings.log_level, settings.service_name) == (9000, "WARNING", "items-service")
+    assert (settings.port, settings.log_level, settings.service_name) == (9000, "WARNING", __title__)
 
 
 def test_lists_are_comma_separated(monkeypatch: pytest.MonkeyPatch) -> None:

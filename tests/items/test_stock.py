@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 from pydantic import ValidationError
 
+from app import __title__
 from app.core.client import client as core_client
 from app.core.errors import PROBLEM_JSON
 from tests.conftest import MakeClient, MakeSettings, StartService
@@ -124,7 +125,7 @@ def test_the_service_answers_logs_and_counts(stub: Stub, start_service: StartSer
     (line,) = eventually(
         lambda: [li for li in service.lines_of("hangs-1") if li["logger"].startswith("app.core.client")]
     )
-    assert (line["downstream"], line["outcome"], line["service"]) == ("inventory", "timeout", "items-service")
+    assert (line["downstream"], line["outcome"], line["service"]) == ("inventory", "timeout", __title__)
 
     stub.answer(reply(500))
     refused = eventually(lambda: service.client.get("/items/7/stock").headers.get("Retry-After"))

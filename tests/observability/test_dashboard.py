@@ -10,6 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from app import __title__
 from tests.conftest import StartService
 from tests.support.downstream import json_reply, reply, stub_service
 from tests.support.prometheus import Prometheus, needs_prometheus, scraping
@@ -39,7 +40,7 @@ def _load(service: Service, ended: threading.Event) -> None:
 
 
 def _holds_data(prometheus: Prometheus, expression: str) -> bool:
-    for name, value in (("$job", "items-service"), ("$__rate_interval", "15s"), ("[15m]", "[30s]")):
+    for name, value in (("$job", __title__), ("$__rate_interval", "15s"), ("[15m]", "[30s]")):
         expression = expression.replace(name, value)
     return any(not math.isnan(float(point["value"][1])) for point in prometheus.query(expression))
 

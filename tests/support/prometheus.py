@@ -12,6 +12,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from app import __title__
 from tests.support.service import ROOT, eventually, free_port
 
 RULES = ROOT / "deploy" / "prometheus" / "rules"
@@ -55,7 +56,7 @@ class Prometheus:
             "global: {scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}\n"
             "rule_files: [rules/*.yml]\n"
             "scrape_configs:\n"
-            "  - job_name: items-service\n"
+            f"  - job_name: {__title__}\n"
             f"    static_configs: [{{targets: ['{target}']}}]\n"
         )
         port = free_port()

@@ -9,6 +9,7 @@ from contextlib import closing
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from app import __title__
 from app.core.observability.trace_id import w3c_trace_id
 from tests.conftest import MakeClient, StartService
 from tests.support.cluster import Cluster
@@ -81,7 +82,7 @@ def test_a_trace_reaches_through(traced: Service, collector: Collector, stub: St
     assert statement["db.system.name"] == "postgresql"
     assert "INSERT INTO items" in statement["db.query.text"]
     assert "Lamp" not in str(statement)
-    assert {"service.name": "items-service", "deployment.environment.name": "production"}.items() <= (
+    assert {"service.name": __title__, "deployment.environment.name": "production"}.items() <= (
         collector.resources[-1].items()
     )
 

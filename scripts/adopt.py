@@ -1,0 +1,159 @@
+"""Make a copy of the template yours. Only the standard library: it runs before anything is installed."""
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+MAX_NAME = 40
+"""Characters; a DNS label has at most 63, and some names get a suffix."""
+
+TEMPLATE_ONLY = ("bench", "scripts/bench", "tests/bench", "tests/docs/guide.py", "tests/docs/test_guide.py")
+ITEMS_ONLY = (
+    "app/items",
+    "docs/api.md",
+    "scripts/load-items",
+    "scripts/load_items.py",
+    "tests/contract",
+    "tests/items",
+    "tests/scripts/test_load_items.py",
+)
+CHANGELOG = """\
+# Changelog
+
+[Keep a Changelog](https://keepachangelog.com/en/1.1.0/); versions are [semantic](https://semver.org/spec/v2.0.0.html).
+
+## Unreleased
+"""
+VERSION = "0.1.0"
+# A block that goes, from "# items: begin" to "# items: end"; in Markdown, from "<!-- items: begin -->".
+BLOCK = r"^[ \t]*(?:#|//|<!--) {kind}: begin\b.*\n(?:.*\n)*?[ \t]*(?:#|//|<!--) {kind}: end\b.*\n"
+LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)")
+ROW = re.compile(r"^\s*(\||[-*] |\d+\. )")
+
+
+def main() -> None:
+    """Adopt, or end with one line that says why not."""
+    arguments = _arguments()
+    old = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["name"]
+    if old == arguments.name and not (arguments.without_items and (ROOT / "app/items").exists()):
+        print(f"adopt: this is {old} already")
+        return
+    if _git("status", "--porcelain"):
+        sys.exit("adopt: there are uncommitted changes; commit or stash them first")
+    first = (ROOT / "bench").exists()
+    gone = {"template", "items"} if arguments.without_items else {"template"}
+    _remove(TEMPLATE_ONLY)
+    if arguments.without_items:
+        _remove((*ITEMS_ONLY, *_items_migrations()))
+    for file in _text_files():
+        _rewrite(file, old, arguments.name, gone)
+    if first:
+        (ROOT / "CHANGELOG.md").write_text(CHANGELOG)
+        _set_version()
+    print(f"adopt: {old} is now {arguments.name}. Next: git diff, scripts/test, git commit.")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/adopt", description=__doc__)
+    parser.add_argument("name", help="of your service, for example orders-service")
+    parser.add_argument("--without-items", action="store_true", help="take the sample resource away, too")
+    arguments = parser.parse_args()
+    if not NAME.fullmatch(arguments.name) or len(arguments.name) > MAX_NAME:
+        sys.exit(
+            f"adopt: invalid name {arguments.name!r}: use lower-case letters, digits and single dashes,"
+            f" a letter first, at most {MAX_NAME} characters"
+        )
+    return arguments
+
+
+def _git(*words: str) -> str:
+    try:
+        done = subprocess.run(["git", *words], cwd=ROOT, check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        sys.exit("adopt: this is not a git work tree; run git init and commit first")
+    return done.stdout
+
+
+def _remove(names: Iterable[str]) -> None:
+    for name in names:
+        path = ROOT / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _text_files() -> Iterator[Path]:
+    for name in _git("ls-files", "-z").split("\0"):
+        path = ROOT / name
+        if name and path.is_file() and b"\0" not in path.read_bytes()[:8192]:
+            yield path
+
+
+def _spellings(name: str) -> list[str]:
+    """Spell a name as it may be spelt: orders-service, orders_service, Orders service, orders service, OrdersService."""
+    words = name.split("-")
+    return [name, "_".join(words), " ".join(words).capitalize(), " ".join(words), "".join(map(str.capitalize, words))]
+
+
+def _rewrite(file: Path, old: str, new: str, gone: set[str]) -> None:
+    text = before = file.read_text(encoding="utf-8")
+    for kind in gone:
+        text = re.sub(BLOCK.format(kind=kind), "", text, flags=re.MULTILINE)
+    for theirs, ours in zip(_spellings(old), _spellings(new), strict=True):
+        text = re.sub(rf"(?<![\w-]){re.escape(theirs)}(?![a-z0-9])", ours, text)
+    if file.suffix == ".md":
+        text = "".join(line for line in text.splitlines(keepends=True) if not _leads_nowhere(file, line))
+    if "items" in gone:
+        text = _without_items(file, text)
+    if text != before:
+        file.write_text(text, encoding="utf-8")
+
+
+def _leads_nowhere(file: Path, line: str) -> bool:
+    """Return whether a row of a table or a list links to a file that is gone."""
+    return bool(ROW.match(line)) and any(not (file.parent / link).exists() for link in LINK.findall(line))
+
+
+def _items_migrations() -> list[str]:
+    """List the migrations that make or change the table of items."""
+    folder = ROOT / "alembic" / "versions"
+    return [str(path.relative_to(ROOT)) for path in folder.glob("*_items*.py")]
+
+
+def _without_items(file: Path, text: str) -> str:
+    """Take away what other files say of items; blocks are gone by now."""
+    if file.parent == ROOT / "alembic" / "versions":
+        return _relink(text)
+    return text
+
+
+def _relink(text: str) -> str:
+    """Make a migration follow what is left of those before it."""
+    known = {path.name[:4] for path in (ROOT / "alembic" / "versions").glob("[0-9]*.py")}
+    match = re.search(r'^down_revision\b.*= "(\d+)"$', text, re.MULTILINE)
+    if match is None or match[1] in known:
+        return text
+    earlier = max((revision for revision in known if revision < match[1]), default=None)
+    return (
+        text[: match.start()] + re.sub(r'"\d+"', f'"{earlier}"' if earlier else "None", match[0]) + text[match.end() :]
+    )
+
+
+def _set_version() -> None:
+    for name, pattern in (("pyproject.toml", r'^version = ".*"$'), ("app/__init__.py", r'^__version__ = ".*"$')):
+        path = ROOT / name
+        text = path.read_text(encoding="utf-8")
+        start = pattern[1 : pattern.index(" =")]
+        path.write_text(re.sub(pattern, f'{start} = "{VERSION}"', text, count=1, flags=re.MULTILINE), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
