@@ -31,6 +31,11 @@ CHANGELOG = """\
 
 ## Unreleased
 """
+ATTRIBUTES = """\
+# Yours, whatever a release of the template says; needs "git config merge.ours.driver true" (docs/upgrade.md).
+CHANGELOG.md merge=ours
+README.md merge=ours
+"""
 VERSION = "0.1.0"
 # A block that goes, from "# items: begin" to "# items: end"; in Markdown, from "<!-- items: begin -->".
 BLOCK = r"^[ \t]*(?:#|//|<!--) {kind}: begin\b.*\n(?:.*\n)*?[ \t]*(?:#|//|<!--) {kind}: end\b.*\n"
@@ -55,7 +60,8 @@ def main() -> None:
     for file in _text_files():
         _rewrite(file, old, arguments.name, gone)
     if first:
-        (ROOT / "CHANGELOG.md").write_text(CHANGELOG)
+        (ROOT / "CHANGELOG.md").write_text(CHANGELOG, encoding="utf-8")
+        (ROOT / ".gitattributes").write_text(ATTRIBUTES, encoding="utf-8")
         _set_version()
     print(f"adopt: {old} is now {arguments.name}. Next: git diff, scripts/test, git commit.")
 
@@ -98,7 +104,7 @@ def _text_files() -> Iterator[Path]:
 
 
 def _spellings(name: str) -> list[str]:
-    """Spell a name as it may be spelt: orders-service, orders_service, Orders service, orders service, OrdersService."""
+    """List the ways to write a name: with dashes, underscores, as a title, as words, as the name of a class."""
     words = name.split("-")
     return [name, "_".join(words), " ".join(words).capitalize(), " ".join(words), "".join(map(str.capitalize, words))]
 
@@ -108,7 +114,7 @@ def _rewrite(file: Path, old: str, new: str, gone: set[str]) -> None:
     for kind in gone:
         text = re.sub(BLOCK.format(kind=kind), "", text, flags=re.MULTILINE)
     for theirs, ours in zip(_spellings(old), _spellings(new), strict=True):
-        text = re.sub(rf"(?<![\w-]){re.escape(theirs)}(?![a-z0-9])", ours, text)
+        text = re.sub(rf"(?<!\w){re.escape(theirs)}(?![a-z0-9])", ours, text)
     if file.suffix == ".md":
         text = "".join(line for line in text.splitlines(keepends=True) if not _leads_nowhere(file, line))
     if "items" in gone:
@@ -148,11 +154,14 @@ def _relink(text: str) -> str:
 
 
 def _set_version() -> None:
-    for name, pattern in (("pyproject.toml", r'^version = ".*"$'), ("app/__init__.py", r'^__version__ = ".*"$')):
+    for name, line, value in (
+        ("pyproject.toml", "version", f'"{VERSION}"'),
+        ("pyproject.toml", "first", "1001"),  # migrations: those of the template have lower numbers
+        ("app/__init__.py", "__version__", f'"{VERSION}"'),
+    ):
         path = ROOT / name
-        text = path.read_text(encoding="utf-8")
-        start = pattern[1 : pattern.index(" =")]
-        path.write_text(re.sub(pattern, f'{start} = "{VERSION}"', text, count=1, flags=re.MULTILINE), encoding="utf-8")
+        text = re.sub(rf"^{line} = .*$", f"{line} = {value}", path.read_text("utf-8"), count=1, flags=re.MULTILINE)
+        path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

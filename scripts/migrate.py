@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -22,10 +23,16 @@ from lib.target import ROOT, database
 OFFLINE = "postgresql://offline/items"  # the settings want a URL, printing SQL needs no server
 
 
-def next_revision(revisions: Iterable[str]) -> str:
-    """Choose the number of a migration: `0003` after `0002`."""
+def next_revision(revisions: Iterable[str], first: int = 1) -> str:
+    """Choose the number of a migration: `0003` after `0002`, but at least `first`."""
     numbers = [int(revision) for revision in revisions if revision.isdecimal()]
-    return f"{max(numbers, default=0) + 1:04}"
+    return f"{max(max(numbers, default=0) + 1, first):04}"
+
+
+def _next_revision(config: Config) -> str:
+    revisions = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    return next_revision(revisions, settings["tool"]["migrations"]["first"])
 
 
 def refuse_empty(_context: object, _revision: object, scripts: list[MigrationScript]) -> None:
@@ -36,7 +43,6 @@ def refuse_empty(_context: object, _revision: object, scripts: list[MigrationScr
 
 def new(config: Config, message: str) -> None:
     """Write a migration, by comparing the models with what the migrations make in a throw-away PostgreSQL."""
-    revisions = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
     with (
         tempfile.TemporaryDirectory() as folder,
         postgres.running(Path(folder) / "postgres", durable=False) as url,
@@ -49,13 +55,19 @@ def new(config: Config, message: str) -> None:
             # A sentence, as the first line of the file's docstring.
             message[:1].upper() + message[1:].rstrip(".") + ".",
             autogenerate=True,
-            rev_id=next_revision(revisions),
+            rev_id=_next_revision(config),
             process_revision_directives=refuse_empty,
         )
     file = Path(getattr(script, "path", ""))
     for words in (["check", "--fix", "--quiet"], ["format", "--quiet"]):
         subprocess.run([sys.executable, "-m", "ruff", *words, str(file)], check=False)
     print(f"read it, and say in its docstring why it is safe online: {file.relative_to(ROOT)}")
+
+
+def merge(config: Config) -> None:
+    """Write a migration that follows both the template's newest and the service's own."""
+    script = command.merge(config, "heads", "Merge the migrations of the template.", rev_id=_next_revision(config))
+    print(f"wrote {Path(getattr(script, 'path', '')).relative_to(ROOT)}")
 
 
 def run(verb: str, config: Config, revision: str | None) -> None:
@@ -73,6 +85,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/migrate", description="Makes migrations and runs them.")
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("new", help="write what the models have and the migrations have not").add_argument("message")
+    verbs.add_parser("merge", help="join two newest migrations, after an upgrade of the template")
     verbs.add_parser("up", help="to the newest").add_argument("revision", nargs="?")
     verbs.add_parser("down", help="one step back").add_argument("revision", nargs="?")
     verbs.add_parser("sql", help="print the SQL").add_argument("range", nargs="?", default="head")
@@ -83,6 +96,9 @@ def main() -> int:
     config = Config("alembic.ini")
     if arguments.verb == "new":
         new(config, arguments.message)
+    elif arguments.verb == "merge":
+        os.environ.setdefault("DATABASE_URL", OFFLINE)
+        merge(config)
     elif arguments.verb == "sql":
         os.environ.setdefault("DATABASE_URL", OFFLINE)
         command.upgrade(config, arguments.range, sql=True)
