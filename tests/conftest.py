@@ -189,7 +189,7 @@ def proxy(database_url: str) -> Iterator[Proxy]:
 @pytest.fixture(scope="session")
 def service(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Run the service: two workers, a database of its own that all tests share, so none counts on its rows."""
-    with cluster.database() as url, _running(tmp_path_factory.mktemp("service"), DATABASE_URL=url) as service:
+    with cluster.database() as url, running_service(tmp_path_factory.mktemp("service"), DATABASE_URL=url) as service:
         service.wait_for_workers(2)
         yield service
 
@@ -200,13 +200,13 @@ def start_service(database_url: str, tmp_path: Path) -> Iterator[StartService]:
     with contextlib.ExitStack() as stack:
 
         def start(**variables: str) -> Service:
-            return stack.enter_context(_running(tmp_path, **{"DATABASE_URL": database_url, **variables}))
+            return stack.enter_context(running_service(tmp_path, **{"DATABASE_URL": database_url, **variables}))
 
         yield start
 
 
 @contextlib.contextmanager
-def _running(folder: Path, **variables: str) -> Iterator[Service]:
+def running_service(folder: Path, **variables: str) -> Iterator[Service]:
     defaults = {"HOST": "127.0.0.1", "WEB_CONCURRENCY": "2", "DRAIN_SECONDS": "0", "SHUTDOWN_TIMEOUT": "5"}
     service = Service(folder, {**defaults, **variables})
     try:
