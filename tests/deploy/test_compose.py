@@ -51,7 +51,7 @@ def test_the_defaults_are_a_valid_configuration(compose: Compose, monkeypatch: p
 
 def test_ports_are_published_on_this_machine_only(compose: Compose) -> None:
     ports = [port for service in compose["services"].values() for port in service.get("ports", [])]
-    assert len(ports) == 3
+    assert len(ports) == 4
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
