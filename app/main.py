@@ -22,6 +22,7 @@ from app.core.middleware.body_limit import BodyLimitMiddleware
 from app.core.middleware.concurrency_limit import ConcurrencyLimitMiddleware
 from app.core.middleware.hosts import HostMiddleware
 from app.core.middleware.methods import MethodMiddleware
+from app.core.middleware.operations_port import OperationsPortMiddleware
 from app.core.middleware.request import RequestMiddleware
 from app.core.middleware.route_table import RouteTable
 from app.core.middleware.unhandled_errors import UnhandledErrorMiddleware
@@ -81,6 +82,8 @@ def _middleware(settings: Settings, routes: RouteTable) -> list[Middleware]:
     """List the middleware, outermost first."""
     in_flight = max(_IN_FLIGHT, _IN_FLIGHT_A_CONNECTION * settings.db_pool_size)
     stack = [Middleware(RequestMiddleware, routes=routes, log_caller=settings.log_caller)]
+    if settings.ops_port is not None:
+        stack.append(Middleware(OperationsPortMiddleware, port=settings.ops_port))
     if settings.trusted_hosts:
         stack.append(Middleware(HostMiddleware, allowed_hosts=settings.trusted_hosts, www_redirect=False))
     if settings.cors_origins:

@@ -4,6 +4,7 @@ It runs once, in the master, before any worker is forked. The master imports nei
 `app.core.observability.instruments`: a reload brings new code, and the master writes no metrics.
 """
 
+import logging
 import math
 import os
 import signal
@@ -11,7 +12,7 @@ from types import FrameType
 
 from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
 
-from app.core.config import load_settings
+from app.core.config import Settings, load_settings
 from app.core.observability.logs import log_config
 from app.server import metrics_dir
 from app.server.server import LIFESPAN_SECONDS
@@ -19,14 +20,26 @@ from app.server.shared_state import shared_state
 from app.server.stderr_capture import capture_stderr
 from app.server.worker import ServiceWorker
 
+
+def _log_authentication(settings: Settings) -> None:
+    """Say, in the first line of the log, whether callers must have a token."""
+    log = logging.getLogger("app.server")
+    if settings.auth_issuer is not None:
+        log.info("authentication is on: tokens of %s for %s", settings.auth_issuer, settings.auth_audience)
+    else:
+        level = logging.WARNING if settings.environment == "production" else logging.INFO
+        log.log(level, "authentication is off: AUTH_ISSUER is not set")
+
+
 _settings = load_settings()
 _host = f"[{_settings.host.strip('[]')}]" if ":" in _settings.host else _settings.host
 
 logconfig_dict = log_config(_settings)
 capture_stderr(logconfig_dict)
+_log_authentication(_settings)
 loglevel = _settings.log_level.lower()
 
-bind = [f"{_host}:{_settings.port}"]
+bind = [f"{_host}:{port}" for port in (_settings.port, _settings.ops_port) if port is not None]
 workers = _settings.web_concurrency
 worker_class = "app.server.worker.ServiceWorker"
 worker_tmp_dir = str(metrics_dir.memory_dir())

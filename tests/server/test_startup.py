@@ -132,3 +132,23 @@ def test_a_given_metrics_folder_is_emptied_and_survives_a_reload(start: Start, t
     assert stale.exists()
     service.stop()
     assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize(("environment", "level"), [("production", "WARNING"), ("staging", "INFO")])
+def test_the_first_line_says_that_authentication_is_off(start: Start, environment: str, level: str) -> None:
+    first = start(ENVIRONMENT=environment).lines()[0]
+
+    assert (first["level"], first["message"]) == (level, "authentication is off: AUTH_ISSUER is not set")
+
+
+def test_the_first_line_says_whose_tokens_are_accepted(start: Start, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.json"
+    keys.write_text("{}")
+
+    service = start(AUTH_ISSUER="https://id.example", AUTH_AUDIENCE="items", AUTH_JWKS_FILE=keys)
+    first = service.lines()[0]
+
+    assert (first["level"], first["message"]) == (
+        "INFO",
+        "authentication is on: tokens of https://id.example for items",
+    )

@@ -83,6 +83,7 @@ class Service:
         variables = {"HOST": "127.0.0.1", "PORT": str(free_port()), **variables}
         self.port = int(variables["PORT"]) if variables["PORT"].isdecimal() else 0
         self.url = f"http://127.0.0.1:{self.port}"
+        self.operations_url = f"http://127.0.0.1:{variables.get('OPS_PORT', self.port)}"
         self.log = folder / f"service-{self.port}.log"
         self._errors = self.log.with_suffix(".err")
         with contextlib.suppress(FileExistsError):
@@ -115,7 +116,7 @@ class Service:
     def _alive(self) -> bool:
         assert self.process.poll() is None, self.output()
         try:
-            return self.client.get("/health/live").status_code == 200
+            return self.client.get(f"{self.operations_url}/health/live").status_code == 200
         except httpx2.TransportError:
             return False
 

@@ -1,0 +1,40 @@
+"""Keep operations (probes, metrics, documentation) to `OPS_PORT`, and everything else to `PORT`."""
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.core.config import PROBE_PATHS
+from app.core.errors import NotFound, response_for
+from app.core.middleware.route_table import UNMATCHED
+
+_DOCUMENTATION = frozenset({"/docs", "/redoc", "/openapi.json"})
+
+
+class _NoRoute:
+    """What the metrics and the access line name where a path exists on the other port only."""
+
+    path_format = UNMATCHED
+
+
+class OperationsPortMiddleware:
+    """Answers 404 to a path of the other port.
+
+    Both ports are listeners of the same workers, so the port that a request came to is all that tells them apart.
+    """
+
+    def __init__(self, app: ASGIApp, port: int) -> None:
+        self.app = app
+        self.port = port
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection."""
+        if scope["type"] == "lifespan" or (scope["server"][1] == self.port) == _is_operational(scope["path"]):
+            await self.app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1000})  # before it is accepted: 403
+        else:
+            scope["route"] = scope["endpoint"] = _NoRoute
+            await response_for(scope, NotFound())(scope, receive, send)
+
+
+def _is_operational(path: str) -> bool:
+    return path in PROBE_PATHS or path in _DOCUMENTATION or path.startswith("/docs/")
