@@ -106,7 +106,7 @@ def _middleware(settings: Settings, routes: RouteTable) -> list[Middleware]:
     return [
         *stack,
         Middleware(UnhandledErrorMiddleware),
-        Middleware(ConcurrencyLimitMiddleware, limit=in_flight, routes=routes),
+        Middleware(ConcurrencyLimitMiddleware, limit=in_flight, streams=settings.max_streams, routes=routes),
         Middleware(BodyLimitMiddleware, max_body_bytes=settings.max_body_bytes),
         Middleware(MethodMiddleware, routes=routes),
     ]

@@ -143,6 +143,7 @@ class Settings(BaseSettings):
     db_slow_statement: Annotated[float, Field(ge=0, le=600)] = 0.5
 
     max_body_bytes: Annotated[int, Field(ge=1)] = 1024 * 1024
+    max_streams: Annotated[int, Field(ge=1, le=100_000)] = 1000
     cors_origins: CommaSeparated = ()
     trusted_hosts: CommaSeparated = ()
 

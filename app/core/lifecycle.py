@@ -23,6 +23,11 @@ REJECT = "app.reject"
 """Key of the app's `Reject` in the ASGI lifespan state. The server calls it before it starts a request."""
 
 
+SHUTDOWN = "app.shutdown"
+"""Key of an `asyncio.Event` in the ASGI lifespan state. The server sets it when this process stops accepting requests,
+at a shutdown after the drain as at a reload: streams should end (see `app.core.api.shutdown`)."""
+
+
 class Lifecycle:
     """The state of this process.
 
@@ -32,12 +37,15 @@ class Lifecycle:
         Whether the whole service is shutting down. Readiness then answers 503, so that load balancers send no more
         requests; those that come nevertheless are served. It stays False in a worker that alone is replaced (reload,
         `max_requests`): the service stays ready.
+    closing_streams
+        Whether open streams and WebSockets are being closed, as the process exits soon.
     retry_after
         Seconds until the server reads again from a connection that is rejected now.
     """
 
     def __init__(self) -> None:
         self.draining = False
+        self.closing_streams = False
         self.retry_after = 1
 
 

@@ -21,15 +21,17 @@ from typing import cast
 from uvicorn.config import Config
 from uvicorn.server import Server
 
-from app.core.lifecycle import lifecycle
+from app.core.lifecycle import SHUTDOWN, lifecycle
 from app.server.acceptor import Acceptor
 from app.server.protocol.http import ServiceProtocol
 from app.server.protocol.throttle import resume_throttled
-from app.server.protocol.timeouts import check_timeouts
+from app.server.protocol.websocket import ServiceWebSocket
 from app.server.shared_state import SharedState
 
 # All in seconds.
 LIFESPAN_SECONDS = 5.0  # for the app's own shutdown
+# Between `Shutdown`, which applications may await, and the end of the streams that are still open.
+_STREAM_SECONDS = 1.0
 _TICK = 0.1
 _TICKS_PER_CHECK = 10  # of the connections' timeouts
 # A connection that got no `Connection: close` yet is closed when it has been idle for so long. When the service shuts
@@ -94,8 +96,8 @@ class ServiceServer(Server):
         self._ticks = 0
 
     @property
-    def _connections(self) -> list[ServiceProtocol]:
-        return cast("list[ServiceProtocol]", list(self.server_state.connections))
+    def _connections(self) -> list[ServiceProtocol | ServiceWebSocket]:
+        return cast("list[ServiceProtocol | ServiceWebSocket]", list(self.server_state.connections))
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -117,6 +119,7 @@ class ServiceServer(Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and tell retiring workers that they may stop accepting."""
+        self.lifespan.state[SHUTDOWN] = self._shutdown = asyncio.Event()
         await super().startup(sockets=[])
         _settle_memory()
         self._shared_state.accepting(self._slot)
@@ -138,7 +141,7 @@ class ServiceServer(Server):
         if counter % _TICKS_PER_CHECK == 0:
             now = asyncio.get_running_loop().time()
             for connection in self._connections:
-                check_timeouts(connection, now)
+                connection.check_timeouts(now)
         return await super().on_tick(counter)
 
     def _check_for_shutdown(self) -> None:
@@ -154,7 +157,7 @@ class ServiceServer(Server):
         lifecycle.draining = self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002
-        """Drain or hand over, stop accepting, finish requests in flight, and shut down the app."""
+        """Drain or hand over, stop accepting, finish requests and streams, and shut down the app."""
         self.should_exit = True
         self._shared_state.retiring(self._slot)
         self._check_for_shutdown()
@@ -163,6 +166,7 @@ class ServiceServer(Server):
         await self._drain()
         self._shared_state.leaving(self._slot)
         self._acceptor.close()
+        self._shutdown.set()
         if not await self._finish_requests():
             await self._terminate_requests()
         await self._shut_down_app()
@@ -187,7 +191,7 @@ class ServiceServer(Server):
             elif self._handed_over(loop.time() - started, untold):
                 return
 
-    def _handed_over(self, waited: float, untold: AbstractSet[ServiceProtocol]) -> bool:
+    def _handed_over(self, waited: float, untold: AbstractSet[ServiceProtocol | ServiceWebSocket]) -> bool:
         """Return whether a retiring worker may stop accepting; `untold` are connections made before it retired."""
         if self._shared_state.any_accepting():
             return True
@@ -201,8 +205,11 @@ class ServiceServer(Server):
         """Serve open connections up to their last response; return whether all were closed in time."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._finish_seconds
+        streams_end = loop.time() + min(_STREAM_SECONDS, self._finish_seconds / 2)
         while not self._immediate and loop.time() < deadline:
             await self._tick()
+            if loop.time() >= streams_end:
+                self._end_streams()
             timeout = _IDLE_SHUTTING_DOWN if lifecycle.draining else _IDLE_RETIRING
             for connection in self._connections:
                 connection.close_if_idle(loop.time() - timeout)
@@ -210,8 +217,14 @@ class ServiceServer(Server):
                 return True
         return False
 
+    def _end_streams(self) -> None:
+        lifecycle.closing_streams = True
+        for connection in self._connections:
+            connection.end_stream()
+
     async def _terminate_requests(self) -> None:
         """Answer requests that are still in flight with a 503, and cancel them."""
+        lifecycle.closing_streams = True
         tasks = self.server_state.tasks
         logger.warning("SHUTDOWN_TIMEOUT is over: %d requests are cancelled", len(tasks))
         for connection in self._connections:

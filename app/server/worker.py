@@ -11,6 +11,7 @@ from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
 from uvicorn_worker import UvicornWorker  # type: ignore[import-untyped]
 
 from app.core.config import load_settings
+from app.server.protocol import timeouts
 from app.server.server import ServiceServer
 from app.server.shared_state import shared_state
 
@@ -34,7 +35,9 @@ class ServiceWorker(UvicornWorker):  # type: ignore[misc]
     CONFIG_KWARGS: dict[str, Any] = {  # noqa: RUF012 - as uvicorn-worker declares it
         "loop": "uvloop",
         "http": "app.server.protocol.http:ServiceProtocol",
-        "ws": "none",
+        "ws": "app.server.protocol.websocket:ServiceWebSocket",
+        # Compression costs CPU time, and memory for as long as a WebSocket is open.
+        "ws_per_message_deflate": False,
         "lifespan": "on",
         "access_log": False,
         "server_header": False,
@@ -62,6 +65,8 @@ class ServiceWorker(UvicornWorker):  # type: ignore[misc]
     async def _serve(self) -> None:
         settings = load_settings()
         self.config.app = self.wsgi
+        self.config.ws_max_size = settings.max_body_bytes
+        self.config.ws_ping_interval = self.config.ws_ping_timeout = timeouts.PING_SECONDS
         server = ServiceServer(
             self.config,
             shared_state=shared_state,

@@ -30,6 +30,17 @@ def worker_of(service: Service) -> tuple[int, str]:
     return state["pid"], state["slot"]
 
 
+def access_lines(service: Service, trace_id: str) -> list[dict[str, Any]]:
+    """Read the access lines of one request; there should be one, once it has ended."""
+    return [line for line in service.lines_of(trace_id) if line["logger"] == "app.access"]
+
+
+def sample(service: Service, name: str) -> float:
+    """Return the sum of the metrics' samples whose line begins with `name`."""
+    lines = service.get("/metrics").body.decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
+
+
 @pytest.fixture
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     """Start services that are ended, and whose output is checked, after the test."""

@@ -43,8 +43,8 @@ class Connection:
         """Send a GET request, and do not wait for its answer."""
         self.send(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
 
-    def answer(self) -> Answer:
-        """Read one response with its `Content-Length`.
+    def head(self) -> Answer:
+        """Read the head of a response.
 
         Raises
         ------
@@ -57,8 +57,37 @@ class Connection:
             if not line:
                 raise ConnectionError(f"closed after {head!r}")
             head += line
-        status, headers, _ = parse(head)
-        return Answer(status, headers, self._file.read(int(headers.get("content-length", "0"))))
+        return parse(head)
+
+    def answer(self) -> Answer:
+        """Read one response with its `Content-Length`."""
+        status, headers, _ = self.head()
+        return Answer(status, headers, self.read(int(headers.get("content-length", "0"))))
+
+    def read(self, size: int) -> bytes:
+        """Read so many bytes, or fewer if the server closes."""
+        return self._file.read(size)
+
+    def chunk(self) -> bytes:
+        """Read the next chunk of a body; the last one is empty.
+
+        Raises
+        ------
+        ConnectionError
+            If the server closes before the last chunk.
+        """
+        size = self._file.readline()
+        if not size:
+            raise ConnectionError("closed before the last chunk")
+        data = self._file.read(int(size, 16))
+        self._file.readline()
+        return data
+
+    def stream(self, path: str, trace_id: str = "") -> Answer:
+        """Send a GET request, and read the head of its answer."""
+        field = f"X-Trace-ID: {trace_id}\r\n" if trace_id else ""
+        self.send(f"GET {path} HTTP/1.1\r\nHost: x\r\n{field}\r\n".encode())
+        return self.head()
 
     def get(self, path: str) -> Answer:
         """Send a GET request, and read its answer."""

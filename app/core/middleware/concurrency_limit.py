@@ -1,7 +1,7 @@
 """Limit the requests in flight: what cannot be answered in time is rejected at once.
 
 A request counts from when it was received completely until its response is made, so that clients which send or read
-slowly do not use up the limit. Probes and scrapes always pass.
+slowly do not use up the limit. Streams and WebSockets have a limit of their own. Probes and scrapes always pass.
 """
 
 from starlette.datastructures import Headers
@@ -12,6 +12,7 @@ from app.core.errors import Overloaded, response_for, wants_problem_json
 from app.core.lifecycle import EARLY_RETRY, REJECT, REJECTED, Rejection, lifecycle
 from app.core.middleware.request import record_rejection
 from app.core.middleware.route_table import RouteTable
+from app.core.middleware.streams import Stream, StreamLimit, is_stream
 from app.core.observability.instruments import HTTP_SHED
 from app.core.observability.trace_id import get_trace_id
 
@@ -31,11 +32,21 @@ class ConcurrencyLimitMiddleware:
     """Rejects requests while `limit` are in flight in this process, and early retries while half of that are.
 
     Clients that were rejected and retry at once would otherwise displace those that wait as `Retry-After` says.
+
+    Parameters
+    ----------
+    app
+        The application.
+    limit, streams
+        How many requests may be in flight, and how many streams and WebSockets open.
+    routes
+        The templates of the paths, for the metrics.
     """
 
-    def __init__(self, app: ASGIApp, limit: int, routes: RouteTable) -> None:
+    def __init__(self, app: ASGIApp, limit: int, streams: int, routes: RouteTable) -> None:
         self.app = app
         self.limit = limit
+        self.streams = StreamLimit(streams)
         self.routes = routes
         self.in_flight = 0
 
@@ -56,6 +67,9 @@ class ConcurrencyLimitMiddleware:
         """Serve one ASGI connection."""
         if scope["type"] == "lifespan" and "state" in scope:
             scope["state"][REJECT] = self.reject
+        if scope["type"] == "websocket":
+            await self._serve_websocket(scope, receive, send)
+            return
         if scope["type"] != "http" or scope["path"] in PROBE_PATHS:
             await self.app(scope, receive, send)
             return
@@ -64,26 +78,37 @@ class ConcurrencyLimitMiddleware:
             return
         slot = _Slot(self, scope, receive, send)
         try:
-            if scope["method"] in _WITH_BODY:
-                await self.app(scope, slot.receive, slot.send)
-            else:
+            if scope["method"] not in _WITH_BODY:
                 slot.take()
-                await self.app(scope, receive, slot.send)
+            await self.app(scope, slot.receive, slot.send)
         finally:
             slot.release()
+            if slot.stream is not None:
+                await slot.stream.close()
+
+    async def _serve_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not self.streams.take("websocket"):
+            await response_for(scope, Overloaded())(scope, receive, send)
+            return
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self.streams.release("websocket")
 
 
 class _Slot:
     """One of the requests that may be in flight."""
 
-    __slots__ = ("_limiter", "_receive", "_scope", "_send", "_taken")
+    __slots__ = ("_limiter", "_receive", "_rejected", "_scope", "_send", "_taken", "_waiting", "stream")
 
     def __init__(self, limiter: ConcurrencyLimitMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
         self._limiter, self._scope, self._receive, self._send = limiter, scope, receive, send
-        self._taken = False
+        self._taken = self._rejected = False
+        self._waiting = True  # for the end of the body
+        self.stream: Stream | None = None
 
     def take(self) -> None:
-        self._taken = True
+        self._taken, self._waiting = True, False
         self._limiter.in_flight += 1
 
     def release(self) -> None:
@@ -93,8 +118,8 @@ class _Slot:
 
     async def receive(self) -> Message:
         """Receive, and take the slot when the body is complete; the limit may have been reached meanwhile."""
-        message = await self._receive()
-        if not (self._taken or message.get("more_body", False)):
+        message = await (self._receive if self.stream is None else self.stream.receive)()
+        if self._waiting and not message.get("more_body", False):
             if not self._limiter.has_capacity(self._scope):
                 _note_rejection(self._scope)
                 raise Overloaded(headers=_retry_after())
@@ -103,9 +128,24 @@ class _Slot:
 
     async def send(self, message: Message) -> None:
         """Send, and release the slot with the last message, however slowly the client reads it."""
-        if not message.get("more_body", False) and message["type"] == "http.response.body":
-            self.release()
-        await self._send(message)
+        if message["type"] == "http.response.start" and is_stream(message):
+            await self._start_stream(message)
+        elif self.stream is not None:
+            await self.stream.send(message)
+        elif not self._rejected:
+            if not message.get("more_body", False) and message["type"] == "http.response.body":
+                self.release()
+            await self._send(message)
+
+    async def _start_stream(self, message: Message) -> None:
+        self.release()
+        if self._limiter.streams.take("response"):
+            self.stream = Stream(self._scope, self._receive, self._send, self._limiter.streams)
+            await self.stream.start(message)
+        else:
+            # The server then tells the app that the client has gone, and so the app stops streaming.
+            self._rejected = True
+            await response_for(self._scope, Overloaded())(self._scope, self._receive, self._send)
 
 
 def _note_rejection(scope: Scope) -> None:

@@ -1,42 +1,36 @@
-"""Give every request its trace id, its access line and its place in the metrics.
+"""Give every request its trace id, its access line and its metrics.
 
-A request passes `RequestMiddleware` first and last, so that every answer, whoever made it, has the trace id
-and is counted once. `BaseHTTPMiddleware` would lose context variables and cost a task a request.
+A request passes `RequestMiddleware` first and last, so that every response, whatever made it, has the trace id and is
+counted once. `BaseHTTPMiddleware` would lose context variables and cost a task per request.
 """
 
 import asyncio
-import logging
-from functools import lru_cache
 from time import perf_counter
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.core.config import PROBE_PATHS
 from app.core.errors import InternalError, InvalidInput, error_response
+from app.core.lifecycle import lifecycle
 from app.core.middleware.route_table import RouteTable
-from app.core.observability.instruments import HTTP_DURATION, HTTP_IN_PROGRESS, HTTP_REQUESTS
+from app.core.middleware.streams import STREAM
+from app.core.middleware.websocket import WebSocketExchange
+from app.core.observability.access_log import record_request
+from app.core.observability.instruments import HTTP_IN_PROGRESS
 from app.core.observability.trace_id import set_trace_id, trace_id_of
 
-_access_log = logging.getLogger("app.access")
-
-# Whatever else a client sends is counted as `_OTHER`, as in the OpenTelemetry conventions: series stay bounded.
-_KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"})
-
-_requests = lru_cache(maxsize=4096)(HTTP_REQUESTS.labels)
-_durations = lru_cache(maxsize=1024)(HTTP_DURATION.labels)
+# Status in the access line and the metrics of a response that was cut off, whatever its head said. 499 is nginx's.
+_CUT_STATUS = {"client": 499, "error": 500, "shutdown": 503}
 
 
 class _Exchange:
-    """One request and its answer."""
+    """One request and its response."""
 
     def __init__(self, scope: Scope, send: Send, routes: RouteTable, *, log_caller: bool = False) -> None:
         self._log_caller = log_caller
         self.started = perf_counter()
         self.trace_id = trace_id_of(scope["headers"])
         self.method: str = scope["method"]
-        self.path: str = scope["path"]
-        self.client: str | None = scope["client"][0] if scope.get("client") else None
         # Routing knows GET only; the copy leaves the server's own scope, by which it omits the body, alone.
         self.scope = {**scope, "method": "GET"} if self.method == "HEAD" else scope
         self.status: int | None = None
@@ -46,12 +40,18 @@ class _Exchange:
         self._routes = routes
 
     async def send(self, message: Message) -> None:
-        """Pass a message of the answer on; before the last one leaves, the request is counted.
+        """Pass a message of the response on; before the last one is sent, the request is counted.
 
-        So whoever has an answer in hand finds it in the metrics.
+        So a client that has a response finds it in the metrics.
         """
         if message["type"] == "http.response.start":
             await self._send(self._start(message))
+            if self.method == "HEAD" and STREAM in self.scope:
+                # Its body would be dropped for as long as it goes on; the server tells the app that this is the end.
+                self.record()
+                await self._send({"type": "http.response.body", "body": b""})
+            return
+        if self.finished:
             return
         last = not message.get("more_body", False)
         if self._replacement is not None:
@@ -61,7 +61,7 @@ class _Exchange:
         if self.method == "HEAD":
             message = {**message, "body": b""}
         if last:
-            self.finish()
+            self.record()
         await self._send(message)
 
     def _start(self, message: Message) -> Message:
@@ -89,30 +89,28 @@ class _Exchange:
         }
         return message, MutableHeaders(scope=message)
 
-    def finish(self) -> None:
-        """Count and log the request, once."""
+    def record(self, cut: str | None = None) -> None:
+        """Count and log the request, once; `cut` says what ended the response before it was complete."""
         if self.finished:
             return
         self.finished = True
-        duration = perf_counter() - self.started
-        method = self.method if self.method in _KNOWN_METHODS else "_OTHER"
-        template = self._routes.template(self.scope)
-        status = self.status if self.status is not None else 499
-        _requests(method, template, str(status)).inc()
-        _durations(method, template).observe(duration)
-        level = logging.DEBUG if template in PROBE_PATHS else logging.INFO
-        if _access_log.isEnabledFor(level):
-            extra = {
-                "method": self.method,
-                "path": self.path,
-                "status": status,
-                "duration_ms": round(duration * 1000, 3),
-                "client": self.client,
-            }
-            # Set by `app.core.api.authentication`.
-            if self._log_caller and (caller := self.scope.get("state", {}).get("caller")) is not None:
-                extra["caller"] = caller.subject
-            _access_log.log(level, "%s %s %d", self.method, self.path, status, extra=extra)
+        status = _CUT_STATUS[cut] if cut is not None else self.status
+        record_request(
+            self.scope,
+            self.method,
+            self._routes.template(self.scope),
+            499 if status is None else status,
+            perf_counter() - self.started,
+            stream=STREAM in self.scope,
+            details=self._details(cut),
+        )
+
+    def _details(self, cut: str | None) -> dict[str, str | int]:
+        details: dict[str, str | int] = {} if cut is None else {"cut": cut}
+        # Set by `app.core.api.authentication`.
+        if self._log_caller and (caller := self.scope.get("state", {}).get("caller")) is not None:
+            details["caller"] = caller.subject
+        return details
 
 
 async def _discard(_: Message) -> None:
@@ -124,12 +122,12 @@ def record_rejection(scope: Scope, routes: RouteTable, status: int) -> str:
     exchange = _Exchange(scope, _discard, routes)
     set_trace_id(exchange.trace_id)
     exchange.status = status
-    exchange.finish()
+    exchange.record()
     return exchange.trace_id
 
 
 class RequestMiddleware:
-    """Gives a request its trace id, its access line and its place in the metrics."""
+    """Gives a request its trace id, its access line and its metrics."""
 
     def __init__(self, app: ASGIApp, routes: RouteTable, *, log_caller: bool = False) -> None:
         self.app = app
@@ -138,17 +136,25 @@ class RequestMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
+        if scope["type"] == "websocket":
+            await WebSocketExchange(scope, receive, send, self.routes, log_caller=self.log_caller).run(self.app)
+            return
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         exchange = _Exchange(scope, send, self.routes, log_caller=self.log_caller)
         set_trace_id(exchange.trace_id)
         HTTP_IN_PROGRESS.inc()
+        cut = "client"
         try:
             await self.app(exchange.scope, receive, exchange.send)
         except asyncio.CancelledError:
-            # The server cancels a request whose client has gone, or for which it has sent a 503 at shutdown.
+            # The server cancels a request whose client has gone, or which is not done when the process has to exit.
             pass
+        except Exception:
+            cut = "error"
+            raise
         finally:
             HTTP_IN_PROGRESS.dec()
-            exchange.finish()
+            if not exchange.finished:
+                exchange.record("shutdown" if lifecycle.closing_streams and cut != "error" else cut)

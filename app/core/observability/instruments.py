@@ -38,6 +38,15 @@ HTTP_DURATION = Histogram(
     ["method", "path"],
     buckets=DURATION_BUCKETS,
 )
+HTTP_STREAM_DURATION = Histogram(
+    "http_stream_duration_seconds",
+    "Seconds from the head of a request to the end of its stream or WebSocket, which is not in the latency.",
+    ["method", "path"],
+    buckets=(1, 10, 60, 600, 3600),
+)
+HTTP_STREAMS = Gauge(
+    "http_streams_open", "Streams and WebSockets that are open.", ["kind"], multiprocess_mode="livesum"
+)
 HTTP_IN_PROGRESS = Gauge("http_requests_in_progress", "Requests that are being served.", multiprocess_mode="livesum")
 HTTP_SHED = Counter(
     "http_requests_shed", "Requests refused at once, because more work was there than can be done in time.", ["reason"]

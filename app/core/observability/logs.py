@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from json.encoder import encode_basestring_ascii as _quote
@@ -17,7 +18,7 @@ from app.core.observability.trace_id import get_otel_trace_id, get_trace_id
 # a JSON string can double in length when it is escaped.
 _LONGEST_TEXT = 1500
 
-_LONGEST_CALLER = 500
+_LONGEST_DETAIL = 500
 
 # The logger of the line that every request writes.
 _ACCESS = "app.access"
@@ -34,6 +35,15 @@ def _text(value: str | None, limit: int = _LONGEST_TEXT) -> str:
         return "null"
     text = _quote(value)
     return text if len(text) <= limit else _quote(value[: limit // 12])
+
+
+def _fields(details: Mapping[str, str | int] | None) -> str:
+    """Return further fields of the access line as members of its JSON object."""
+    if not details:
+        return ""
+    return "".join(
+        f', "{name}": {_text(v, _LONGEST_DETAIL) if isinstance(v, str) else v}' for name, v in details.items()
+    )
 
 
 @lru_cache(maxsize=2)
@@ -54,14 +64,13 @@ class JSONFormatter(JsonFormatter):
             return super().format(record)
         otel_trace_id = get_otel_trace_id()
         otel = f', "otel_trace_id": "{otel_trace_id}"' if otel_trace_id else ""
-        caller = getattr(record, "caller", None)
-        caller_field = "" if caller is None else f', "caller": {_text(caller, _LONGEST_CALLER)}'
         return (
             f'{{"timestamp": "{_second(int(record.created))}.{int(record.msecs):03d}Z", "level": "{record.levelname}"'
             f', "logger": "{_ACCESS}", "message": {_text(record.getMessage())}, "service": "{self._service}"'
             f', "trace_id": "{get_trace_id()}"{otel}'
             f', "method": {_text(record.method)}, "path": {_text(record.path)}, "status": {record.status}'  # type: ignore[attr-defined]
-            f', "duration_ms": {record.duration_ms}, "client": {_text(record.client)}{caller_field}}}'  # type: ignore[attr-defined]
+            f', "duration_ms": {record.duration_ms}, "client": {_text(record.client)}'  # type: ignore[attr-defined]
+            f"{_fields(record.details)}}}"  # type: ignore[attr-defined]
         )
 
     def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
@@ -89,12 +98,13 @@ class TextFormatter(logging.Formatter):
     """Renders a record for the developer in front of a terminal."""
 
     def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)-8s %(name)s: %(message)s%(details)s", "%H:%M:%S")
+        super().__init__("%(asctime)s %(levelname)-8s %(name)s: %(message)s%(parts)s", "%H:%M:%S")
 
     def format(self, record: logging.LogRecord) -> str:
         """Add the time that a request took, and its trace id."""
         parts = {"ms": getattr(record, "duration_ms", None), "trace_id": get_trace_id()}
-        record.details = "".join(f"  {name}={value}" for name, value in parts.items() if value is not None)
+        parts |= getattr(record, "details", None) or {}
+        record.parts = "".join(f"  {name}={value}" for name, value in parts.items() if value is not None)
         return super().format(record)
 
 
@@ -110,7 +120,7 @@ def log_config(settings: Settings) -> dict[str, Any]:
 
     gunicorn takes it as `logconfig_dict`; without gunicorn, `configure_logging` applies it. gunicorn's and
     uvicorn's loggers do not propagate, because uvicorn's worker class hands gunicorn's handlers to uvicorn's.
-    `uvicorn.access` is silent: the access line is written by `app.core.middleware.request`, with the trace id.
+    `uvicorn.access` is silent: the access line is written by `app.core.observability.access_log`, with the trace id.
     With `ENVIRONMENT=development` on a terminal (`scripts/run --reload`) the lines are for people.
     """
     readable = settings.environment == "development" and sys.stdout.isatty()

@@ -10,6 +10,7 @@ from starlette.types import Scope
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from app.core.errors import ShuttingDown
 from app.core.lifecycle import EARLY_RETRY, REJECT, REJECTED, Reject, Rejection
 from app.server.protocol.head import (
     MAX_FIELDS,
@@ -21,6 +22,7 @@ from app.server.protocol.head import (
 )
 from app.server.protocol.responses import JoinedHead, count_rejected, render, render_error
 from app.server.protocol.throttle import throttle
+from app.server.protocol.timeouts import check_timeouts
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +85,11 @@ class ServiceProtocol(HttpToolsProtocol):
         except httptools.HttpParserError as error:
             self._reject_input(error.__context__)
         except httptools.HttpParserUpgrade as upgrade:
-            self._restart_without_upgrade(data[upgrade.args[0] :])
+            rest = data[upgrade.args[0] :]
+            if self._should_upgrade() and not self.responding:
+                self._upgrade_to_websocket(rest)
+            else:
+                self._restart_without_upgrade(rest)
         else:
             self._check_partial_head()
 
@@ -92,6 +98,12 @@ class ServiceProtocol(HttpToolsProtocol):
         too_large = self.head_since is not None and self.received_bytes > MAX_HEAD_BYTES
         if too_large or (self.headers is not None and len(self.headers) > MAX_FIELDS):
             self._reject_input(HeadTooLargeError())
+
+    def _upgrade_to_websocket(self, rest: bytes) -> None:
+        """Hand the connection over; uvicorn would lose what came with the head."""
+        self.handle_websocket_upgrade()
+        if rest:
+            cast("asyncio.Protocol", self.transport.get_protocol()).data_received(rest)
 
     def _restart_without_upgrade(self, rest: bytes) -> None:
         """Parse a request again as if it had not offered to upgrade (RFC 9110, section 7.8).
@@ -113,7 +125,9 @@ class ServiceProtocol(HttpToolsProtocol):
         """Check the head, and start the request."""
         check_head(self.parser.get_method(), self.url, self.parser.get_http_version(), self.headers)
         self._upgrade_offered = self.parser.should_upgrade()
-        if self._upgrade_offered:  # starts again, see `_restart_without_upgrade`
+        if self._upgrade_offered:  # `data_received` goes on
+            if self._should_upgrade():
+                super().on_headers_complete()  # which only notes the method
             return
         super().on_headers_complete()
         self.head_since, self.body_since, self.received_bytes = None, self._received_at, 0
@@ -224,12 +238,21 @@ class ServiceProtocol(HttpToolsProtocol):
         if self.cycle is not None and not self.cycle.response_started:
             self.cycle.keep_alive = False
 
+    def check_timeouts(self, now: float) -> None:
+        """Close the connection if its client is too slow; called once a second."""
+        check_timeouts(self, now)
+
+    def end_stream(self) -> None:
+        """Let the app's `receive` return, so that it finds `lifecycle.closing_streams` set."""
+        if self._current is not None and self._current[0].response_started:
+            self._current[0].message_event.set()
+
     def terminate(self) -> None:
         """Close the connection as the process exits; a request that is not answered yet gets a 503."""
         if self.idle:
             self.transport.close()
         else:
-            self.close_with_error(503, "SHUTTING_DOWN", "The service is shutting down")
+            self.close_with_error(ShuttingDown.status, ShuttingDown.code, ShuttingDown.default_message)
 
     def _close_after_current(self) -> None:
         self._input_ended = True

@@ -19,7 +19,8 @@ Fields = Sequence[tuple[bytes, bytes]]
 class JoinedHead:
     """The transport of one response: holds its head back until the first of its body, as ASGI's specification says.
 
-    uvicorn writes the two apart, which costs a second system call and often a second packet.
+    uvicorn writes the two apart, which costs a second system call and often a second packet. The head of a stream is
+    sent at once: its first chunk may come late.
     """
 
     __slots__ = ("_cycle", "_head", "_transport", "close", "is_closing")
@@ -32,7 +33,9 @@ class JoinedHead:
     def write(self, data: bytes) -> None:
         """Write `data`, or keep it if it is the head."""
         if self._head is None and self._cycle.response_started:  # else it is `100 Continue`
-            self._head = data
+            self._head = b"" if self._cycle.chunked_encoding else data
+            if not self._head:
+                self._transport.write(data)
         elif self._head:
             self._transport.write(self._head + data)
             self._head = b""

@@ -19,6 +19,12 @@ WRITE_SECONDS = 30.0
 # Input is read and discarded for so long after an early response: closing with unread input resets the connection,
 # and the client would not see the response (RFC 9112, section 9.6).
 LINGER_SECONDS = 2.0
+# Between two pings to a WebSocket, and for the answer to one.
+PING_SECONDS = 20.0
+# For a client's half of the closing handshake of a WebSocket (RFC 6455, section 7.1.1).
+CLOSE_SECONDS = 5.0
+# For an app to end once the client of its WebSocket has gone; after that it is cancelled.
+DISCONNECT_SECONDS = 10.0
 
 _TIMED_OUT = 408, "INVALID_INPUT", "The request did not arrive in time"
 

@@ -1,0 +1,237 @@
+"""WebSockets on the running service: trace id, limits, timeouts, close codes, one line at the end."""
+
+import contextlib
+import json
+import os
+import signal
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+from tests.server.conftest import Start, access_lines, launch, sample
+from tests.support.http import Connection
+from tests.support.service import Service, eventually
+
+APP = "tests.server.stream_app:app"
+HANDSHAKE = (
+    b"GET %s HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    running = launch(
+        tmp_path_factory.mktemp("service"),
+        app=APP,
+        WEB_CONCURRENCY=2,
+        MAX_BODY_BYTES=100_000,
+        TEST_PING_SECONDS=0.5,
+        TEST_WRITE_SECONDS=1,
+        TEST_DISCONNECT_SECONDS=0.5,
+    ).wait_until_alive()
+    yield running
+    assert running.stop() == 0
+    running.assert_only_json()
+
+
+def websocket(service: Service, path: str, trace_id: str = "") -> ClientConnection:
+    headers = {"X-Trace-ID": trace_id} if trace_id else {}
+    return connect(f"ws://127.0.0.1:{service.port}{path}", additional_headers=headers, compression=None)
+
+
+def frame(opcode: int, data: bytes = b"", *, last: bool = True) -> bytes:
+    """Make a short frame as a client sends it (RFC 6455, section 5.2), with a mask of zeros."""
+    return bytes([opcode | (0x80 if last else 0), 0x80 | len(data)]) + bytes(4) + data
+
+
+def test_messages_go_both_ways_and_the_trace_id_is_in_the_handshake_and_in_one_line(service: Service) -> None:
+    with websocket(service, "/ws", "talk") as client:
+        assert client.response is not None
+        assert client.response.headers["X-Trace-ID"] == "talk"
+        client.send("hello")
+        assert client.recv(timeout=5) == "hello"
+        assert access_lines(service, "talk") == []
+        assert sample(service, 'http_streams_open{kind="websocket"}') == 1
+    eventually(lambda: access_lines(service, "talk"))
+    (line,) = access_lines(service, "talk")
+    assert (line["method"], line["path"], line["status"], line["close_code"]) == ("GET", "/ws", 101, 1000)
+    assert sample(service, 'http_requests_total{method="GET",path="/ws",status="101"}') >= 1
+    assert sample(service, 'http_request_duration_seconds_count{method="GET",path="/ws"}') == 0
+    assert sample(service, 'http_stream_duration_seconds_count{method="GET",path="/ws"}') >= 1
+
+
+def test_what_comes_with_the_handshake_is_not_lost(service: Service) -> None:
+    connection = service.connect()
+    connection.send(HANDSHAKE % b"/ws" + b"\r\n" + frame(1, b"hi"))
+    assert connection.head().status == 101
+    assert connection.socket.recv(4) == b"\x81\x02hi"
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [("/nowhere", 404, "NOT_FOUND"), ("/ws/denied", 403, "FORBIDDEN"), ("/ws/denied?reason=no", 401, None)],
+)
+def test_handshakes_that_the_application_rejects(service: Service, path: str, status: int, code: str | None) -> None:
+    with pytest.raises(InvalidStatus) as caught:
+        websocket(service, path)
+    response = caught.value.response
+    assert response.status_code == status
+    body = json.loads(response.body or b"")
+    assert code in {None, body["detail"]["code"]}
+    trace_id = response.headers["X-Trace-ID"]
+    assert body["trace_id"] == trace_id
+    eventually(lambda: access_lines(service, trace_id))
+    assert [line["status"] for line in access_lines(service, trace_id)] == [status]
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (HANDSHAKE.replace(b"Version: 13", b"Version: 8"), 400),
+        (HANDSHAKE.replace(b"dGhlIHNhbXBsZSBub25jZQ==", b"short"), 400),
+        (HANDSHAKE.replace(b"GET", b"POST"), 405),
+        (HANDSHAKE + b"Cookie: " + b"a" * 10_000 + b"\r\n", 431),
+        (HANDSHAKE + b"X: a\r\n" * 200, 431),
+    ],
+)
+def test_invalid_handshakes(service: Service, head: bytes, status: int) -> None:
+    connection = service.connect()
+    connection.send(head % b"/ws" + b"\r\n")
+    got, headers, body = connection.answer()
+    assert (got, headers["connection"]) == (status, "close")
+    assert json.loads(body)["detail"]["code"] == "INVALID_INPUT"
+    assert len(headers["x-trace-id"]) == 32
+    assert connection.closed()
+
+
+def test_an_upgrade_behind_a_request_that_is_being_answered_is_ignored(service: Service) -> None:
+    connection = service.connect()
+    connection.send(b"GET /background?seconds=0 HTTP/1.1\r\nHost: x\r\n\r\n" + HANDSHAKE % b"/pid" + b"\r\n")
+    assert [connection.answer().status, connection.answer().status] == [200, 200]
+
+
+def test_a_message_over_the_limit_closes_with_1009(service: Service) -> None:
+    with websocket(service, "/ws") as client:
+        client.send("a" * 100_000)
+        assert client.recv(timeout=5) == "a" * 100_000
+        client.send("a" * 100_001)
+        with pytest.raises(ConnectionClosed) as caught:
+            client.recv(timeout=5)
+    assert caught.value.rcvd is not None
+    assert caught.value.rcvd.code == 1009
+
+
+def close_code(connection: Connection) -> int:
+    """Return the code of the next frame, which must close the WebSocket."""
+    opcode, length = connection.read(2)
+    assert opcode == 0x88
+    return int(struct.unpack("!H", connection.read(length & 0x7F)[:2])[0])
+
+
+def test_a_message_in_endless_frames_closes_with_1009(service: Service) -> None:
+    connection = service.connect()
+    connection.send(HANDSHAKE % b"/ws" + b"\r\n")
+    assert connection.head().status == 101
+    connection.send(frame(1, last=False) + frame(0, last=False) * 2_000)
+    assert close_code(connection) == 1009
+
+
+def test_a_client_that_answers_no_ping_is_closed(service: Service) -> None:
+    connection = service.connect()
+    connection.send(HANDSHAKE % b"/ws" + b"X-Trace-ID: no-pong\r\n\r\n")
+    assert connection.head().status == 101
+    assert connection.read(1) == b"\x89"
+    assert connection.read(1 + 4)[:1] == b"\x04"
+    assert close_code(connection) == 1011
+    connection.close()
+    eventually(lambda: access_lines(service, "no-pong"))
+
+
+@pytest.mark.parametrize("path", [b"/ws/flood", b"/ws/deaf"])
+def test_a_client_that_does_not_read_is_cut_off(service: Service, path: bytes) -> None:
+    connection = service.connect()
+    connection.send(HANDSHAKE % path + b"X-Trace-ID: unread-" + path[4:] + b"\r\n\r\n")
+    assert connection.head().status == 101
+    memory = resident_memory(service)
+    sent = flood_with_pings(connection)
+    assert sent < 100_000_000, "the server goes on reading"
+    assert resident_memory(service) - memory < 50_000_000
+    eventually(lambda: access_lines(service, f"unread-{path[4:].decode()}"))
+
+
+def flood_with_pings(connection: Connection) -> int:
+    """Send pings, each of which is answered with as many bytes, until the server cuts the connection."""
+    data, sent = frame(9, b"a" * 125) * 10_000, 0
+    with contextlib.suppress(OSError):
+        while sent < 100_000_000:
+            connection.send(data)
+            sent += len(data)
+    return sent
+
+
+def resident_memory(service: Service) -> int:
+    pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in service.workers())
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_an_application_that_does_not_notice_that_its_client_left_is_cancelled(service: Service) -> None:
+    with websocket(service, "/ws/deaf", "left-deaf"):
+        pass
+    eventually(lambda: "deaf ended" in [line["message"] for line in service.lines_of("left-deaf")])
+    eventually(lambda: access_lines(service, "left-deaf"))
+
+
+def test_an_application_that_fails_closes_with_1011_and_logs_it_once(service: Service) -> None:
+    with websocket(service, "/ws/broken", "broken") as client, pytest.raises(ConnectionClosed) as caught:
+        client.recv(timeout=5)
+    assert caught.value.rcvd is not None
+    assert caught.value.rcvd.code == 1011
+    eventually(lambda: access_lines(service, "broken"))
+    errors = [line for line in service.lines_of("broken") if line["level"] == "ERROR"]
+    assert len(errors) == 1
+
+
+def test_websockets_beyond_the_limit_are_503(start: Start) -> None:
+    service = start(app=APP, MAX_STREAMS=1)
+    with websocket(service, "/ws"):
+        with pytest.raises(InvalidStatus) as caught:
+            websocket(service, "/ws")
+        assert caught.value.response.status_code == 503
+        assert json.loads(caught.value.response.body or b"")["detail"]["code"] == "OVERLOADED"
+        assert service.get("/pid").status == 200
+    eventually(lambda: sample(service, "http_streams_open") == 0)
+    with websocket(service, "/ws") as client:
+        client.send("hello")
+        assert client.recv(timeout=5) == "hello"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 1001), (signal.SIGHUP, 1012)])
+def test_websockets_are_closed_when_the_process_exits(start: Start, number: int, code: int) -> None:
+    service = start(app=APP, SHUTDOWN_TIMEOUT=10)
+    with websocket(service, "/ws", "closed-late") as plain, websocket(service, "/ws/polite") as polite:
+        service.signal(number)
+        assert polite.recv(timeout=10) == "goodbye"
+        with pytest.raises(ConnectionClosed) as caught:
+            plain.recv(timeout=10)
+    assert caught.value.rcvd is not None
+    assert caught.value.rcvd.code == code
+    eventually(lambda: access_lines(service, "closed-late"))
+    assert [line["close_code"] for line in access_lines(service, "closed-late")] == [code]
+    assert [line for line in service.lines() if line["level"] == "ERROR"] == []
+
+
+def test_websockets_are_accepted_during_the_drain(start: Start) -> None:
+    service = start(app=APP, DRAIN_SECONDS=3, SHUTDOWN_TIMEOUT=10)
+    service.signal()
+    eventually(lambda: "Shutting down" in service.messages())
+    with websocket(service, "/ws") as client:
+        client.send("hello")
+        assert client.recv(timeout=5) == "hello"
+        with pytest.raises(ConnectionClosed):
+            client.recv(timeout=10)
+    assert service.wait() == 0
