@@ -116,6 +116,7 @@ def _rewrite(file: Path, old: str, new: str, gone: set[str]) -> None:
     for theirs, ours in zip(_spellings(old), _spellings(new), strict=True):
         text = re.sub(rf"(?<!\w){re.escape(theirs)}(?![a-z0-9])", ours, text)
     if file.suffix == ".md":
+        text = text.replace("`scripts/bench`", "the benchmark of the template")
         text = "".join(line for line in text.splitlines(keepends=True) if not _leads_nowhere(file, line))
     if "items" in gone:
         text = _without_items(file, text)

@@ -1,14 +1,14 @@
 """Reads `docs/add-a-resource.md` and follows it in a copy of the repository."""
 
 import re
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.service import ROOT, environment
+from tests.support.copies import copy_repository, run
+from tests.support.service import ROOT
+
+__all__ = ["copy_repository", "follow", "run"]
 
 PAGE = ROOT / "docs" / "add-a-resource.md"
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -31,39 +31,6 @@ def blocks() -> Iterator[Block]:
     for language, text in _BLOCK.findall(PAGE.read_text()):
         named = _FILE.match(text)
         yield Block(language, named[1] if named else None, text[named.end() :] if named else text)
-
-
-def copy_repository(folder: Path) -> None:
-    """Copy what git knows, or would."""
-    command = ["git", "ls-files", "-co", "--exclude-standard", "-z"]
-    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout.decode()
-    for name in filter(None, listed.split("\0")):
-        source = ROOT / name
-        if source.is_file():
-            target = folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(source, target)  # with its mode
-
-
-def run(folder: Path, *arguments: str) -> str:
-    """Run Python in the copy, and return what it printed."""
-    # The copy's own code, not this repository's; what it covers is nobody's business.
-    variables = {**environment(), "PYTHONPATH": str(folder), "RUFF_NO_CACHE": "true"}
-    for name in ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START"):
-        variables.pop(name, None)
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        check=False,
-        cwd=folder,
-        env=variables,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
 
 
 def follow(folder: Path) -> list[str]:

@@ -16,8 +16,8 @@ import httpx2
 import psycopg2
 import pytest
 
-from tests.docs.guide import copy_repository
 from tests.support.cluster import Cluster, query
+from tests.support.copies import copy_repository
 from tests.support.service import ROOT, environment, eventually, free_port
 
 TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
