@@ -42,7 +42,7 @@ EXPOSE 8000
 # gunicorn is process 1, without a shell before it, and drains on SIGTERM.
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
-    CMD ["python", "-I", "-S", "-c", "import os, urllib.request as r; r.build_opener(r.ProxyHandler({})).open('http://127.0.0.1:' + (os.environ.get('PORT') or '8000') + '/health/live', timeout=4)"]
+    CMD ["python", "-I", "-S", "-c", "import os, urllib.request as r; r.build_opener(r.ProxyHandler({})).open('http://127.0.0.1:' + (os.environ.get('OPS_PORT') or os.environ.get('PORT') or '8000') + '/health/live', timeout=4)"]
 CMD ["python", "-m", "app.server"]
 
 # Last: they change with every commit, and cost no layer.

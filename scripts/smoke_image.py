@@ -31,6 +31,7 @@ VARIABLES = {
     "IMAGE": IMAGE,
     "POSTGRES_PASSWORD": "p@ss/w:rd %20" + secrets.token_hex(8),  # what a URL would have to quote
     "APP_PORT": "0",
+    "APP_OPS_PORT": "0",
     "APP_CPUS": "0.5",
     "APP_MEMORY": "256m",
     "WEB_CONCURRENCY": "1",
@@ -256,9 +257,10 @@ def main() -> int:
         check("early stop", check_early_stop)
         check("compose up", check_up)
         app = container("app")
-        port = inspect(app)["NetworkSettings"]["Ports"]["8000/tcp"][0]
-        expect(port["HostIp"] == "127.0.0.1", f"published on {port['HostIp']}")
-        call = Client(int(port["HostPort"]))
+        published = inspect(app)["NetworkSettings"]["Ports"]
+        port, ops_port = published["8000/tcp"][0], published["9000/tcp"][0]
+        expect({port["HostIp"], ops_port["HostIp"]} == {"127.0.0.1"}, f"published on {published}")
+        call = Client(int(port["HostPort"]), int(ops_port["HostPort"]))
         check("inside", lambda: check_inside(app))
         check("API", lambda: check_api(call))
         check("limits", lambda: check_limits(app, call))

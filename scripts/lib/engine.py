@@ -60,13 +60,16 @@ class Answer:
 
 @dataclass
 class Client:
-    """Sends requests, each on a connection of its own."""
+    """Sends requests, each on a connection of its own; those for operations to `OPS_PORT`."""
 
     port: int
+    ops_port: int | None = None
 
     def __call__(self, method: str, path: str, body: object = None, **headers: str) -> Answer:
         """Send one; names of headers are written with underscores."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=HTTP_TIMEOUT)
+        is_operational = path.startswith(("/health/", "/metrics", "/docs", "/openapi.json"))
+        port = self.ops_port if self.ops_port and is_operational else self.port
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=HTTP_TIMEOUT)
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         payload = None if body is None else json.dumps(body)
         if payload is not None:

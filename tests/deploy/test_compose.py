@@ -51,13 +51,14 @@ def test_the_defaults_are_a_valid_configuration(compose: Compose, monkeypatch: p
 
 def test_ports_are_published_on_this_machine_only(compose: Compose) -> None:
     ports = [port for service in compose["services"].values() for port in service.get("ports", [])]
-    assert len(ports) == 4
+    assert len(ports) == 5
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
-def test_the_service_s_port_is_the_published_one(compose: Compose) -> None:
-    (port,) = compose["services"]["app"]["ports"]
+def test_the_service_s_ports_are_the_published_ones(compose: Compose) -> None:
+    port, operations_port = compose["services"]["app"]["ports"]
     assert port.endswith(f":{Settings.model_fields['port'].default}")
+    assert operations_port.endswith(f":{compose['services']['app']['environment']['OPS_PORT']}")
 
 
 @pytest.mark.parametrize("name", [*OURS, "prometheus", "grafana"])
@@ -93,7 +94,7 @@ def test_what_is_mounted_is_there(compose: Compose) -> None:
 def test_prometheus_and_grafana_find_what_they_are_given(compose: Compose) -> None:
     config = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
     targets = [job["static_configs"][0]["targets"] for job in config["scrape_configs"]]
-    assert targets == [[f"app:{Settings.model_fields['port'].default}"]]
+    assert targets == [[f"app:{compose['services']['app']['environment']['OPS_PORT']}"]]
     (source,) = yaml.safe_load((ROOT / "deploy/grafana/provisioning/datasources/prometheus.yml").read_text())[
         "datasources"
     ]

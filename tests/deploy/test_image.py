@@ -44,7 +44,7 @@ def test_the_health_check_asks_for_liveness_at_the_service_s_port(dockerfile: st
     (check,) = instructions(dockerfile, "HEALTHCHECK")
     code = json.loads(check.partition("CMD ")[2])[-1]
     compile(code, "HEALTHCHECK", "exec")
-    assert f"os.environ.get('PORT') or '{Settings.model_fields['port'].default}'" in code
+    assert f"os.environ.get('OPS_PORT') or os.environ.get('PORT') or '{Settings.model_fields['port'].default}'" in code
     (path,) = re.findall(r"'(/[a-z/]+)'", code)
     assert path in app.openapi()["paths"]
 

@@ -65,7 +65,8 @@ def test_the_options_build(tool: Run, tmp_path: Path) -> None:
     (deployment,) = [m for m in built if m["kind"] == "Deployment"]
     template = deployment["spec"]["template"]
     assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
-    assert monitor["spec"]["endpoints"][0]["port"] == service["spec"]["ports"][0]["name"]
+    names = [port["name"] for port in template["spec"]["containers"][0]["ports"]]
+    assert monitor["spec"]["endpoints"][0]["targetPort"] == names[1]
     assert not any(name.startswith("prometheus.io") for name in template["metadata"]["annotations"])
     env = {entry["name"]: entry for entry in template["spec"]["containers"][0]["env"]}
     assert env["DATABASE_URL"]["valueFrom"]["secretKeyRef"]["key"] == "POOLER_DATABASE_URL"
@@ -128,7 +129,7 @@ def test_the_grace_period_outlasts_the_service_s_own_bounds(find: Find) -> None:
 )
 def test_probes_ask_paths_that_the_service_has(find: Find, probe: str, path: str) -> None:
     container = app_container(find)
-    assert container[probe]["httpGet"] == {"path": path, "port": container["ports"][0]["name"]}
+    assert container[probe]["httpGet"] == {"path": path, "port": container["ports"][1]["name"]}
     assert path in app.openapi()["paths"]
 
 
@@ -141,13 +142,19 @@ def test_probes_are_patient_enough(find: Find) -> None:
 
 
 def test_ports_agree(find: Find) -> None:
-    container, port = app_container(find), int(of_settings(find, "port"))
-    assert [p["containerPort"] for p in container["ports"]] == [port]
-    assert find("Service")["spec"]["ports"][0]["targetPort"] == container["ports"][0]["name"]
-    (entrance,) = find("NetworkPolicy")["spec"]["ingress"]
-    assert [p["port"] for p in entrance["ports"]] == [port]
+    container = app_container(find)
+    port, operations_port = (int(of_settings(find, name)) for name in ("port", "ops_port"))
+    assert [p["containerPort"] for p in container["ports"]] == [port, operations_port]
+    assert [p["targetPort"] for p in find("Service")["spec"]["ports"]] == [container["ports"][0]["name"]]
+    entrances = {
+        entrance["ports"][0]["port"]: [
+            peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"] for peer in entrance["from"]
+        ]
+        for entrance in find("NetworkPolicy")["spec"]["ingress"]
+    }
+    assert entrances == {port: ["ingress-nginx"], operations_port: ["monitoring"]}
     annotations = find("Deployment")["spec"]["template"]["metadata"]["annotations"]
-    assert annotations["prometheus.io/port"] == str(port)
+    assert annotations["prometheus.io/port"] == str(operations_port)
     assert annotations["prometheus.io/path"] in app.openapi()["paths"]
 
 
