@@ -28,6 +28,7 @@ def kept(service: Service) -> Iterator[dict[str, Any]]:
     assert now.json() == item
     assert now.headers["etag"] == created.headers["etag"]
     assert service.client.get("/items?sort=-id&limit=1").json()["items"] == [item]
+    service.logged(now.headers["x-trace-id"])
     bad = [line for line in service.lines()[before:] if line.get("status", 0) >= 500 or line["level"] == "ERROR"]
     assert not bad
 
@@ -333,7 +334,7 @@ def test_a_bad_trace_id_is_replaced(service: Service, trace_id: bytes) -> None:
         answer = send(service, "GET", target, ("X-Trace-ID", trace_id))
         assert answer.status == status
         assert re.fullmatch("[0-9a-f]{32}", answer.headers["x-trace-id"])
-        lines = service.lines_of(answer.headers["x-trace-id"])
+        lines = service.logged(answer.headers["x-trace-id"])
         assert lines
         assert not trace_id or trace_id.decode("latin-1") not in json.dumps(lines, ensure_ascii=False)
 

@@ -183,7 +183,7 @@ def test_a_defect_in_sql_is_500_and_says_nothing_of_it(own_database_url: str, st
         "code": "INTERNAL_ERROR",
         "message": "Internal server error",
     }
-    errors = [line for line in service.lines_of(response.headers["x-trace-id"]) if line["level"] == "ERROR"]
+    errors = [line for line in service.logged(response.headers["x-trace-id"]) if line["level"] == "ERROR"]
     assert [line["sqlstate"] for line in errors] == ["42703"]
 
 

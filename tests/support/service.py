@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx2
 
@@ -94,7 +94,7 @@ class Service:
                 cwd=folder,
                 env=environment(**variables),
                 stdin=subprocess.DEVNULL,
-                stdout=out,
+                stdout=self._stdout(out),
                 stderr=err,
                 start_new_session=True,
             )
@@ -105,6 +105,10 @@ class Service:
     def pid(self) -> int:
         """The process id of the master."""
         return self.process.pid
+
+    def _stdout(self, log: IO[bytes]) -> IO[bytes] | int:
+        """Choose what the service has as stdout."""
+        return log
 
     # Starting
 
@@ -166,6 +170,16 @@ class Service:
         """Check that every line has the fields of a log line, and that nothing else was written."""
         for line in self.lines():
             assert {"timestamp", "level", "logger", "message", "service"} <= line.keys(), line
+
+    def logged(self, trace_id: str) -> list[dict[str, Any]]:
+        """Wait for the access line of a request, which is its last, and return its lines."""
+
+        def lines() -> list[dict[str, Any]]:
+            seen = self.lines_of(trace_id)
+            return seen if seen and seen[-1]["logger"] == "app.access" else []
+
+        found: list[dict[str, Any]] = eventually(lines, seen=lambda: self.lines_of(trace_id))
+        return found
 
     def metrics_dir(self) -> Path:
         """Find the folder in which its workers keep their metrics."""

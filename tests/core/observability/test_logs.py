@@ -172,7 +172,7 @@ def test_lines_of_several_workers_do_not_mix(service: Service) -> None:
     for _ in range(100):
         service.client.get(long)
 
-    assert len([line for line in service.lines() if line.get("path") == long]) >= 100
+    eventually(lambda: len([line for line in service.lines() if line.get("path") == long]) >= 100)
 
 
 @pytest.mark.parametrize("module", ["gunicorn", "app.server"])

@@ -106,7 +106,7 @@ def test_log_line_error_body_and_trace_meet(traced: Service, collector: Collecto
         trace_id = answer.json()["trace_id"]
         assert answer.headers["x-trace-id"] == trace_id
         assert attributes(_server(collector.of(trace_id)))["http.route"] == "/items/{item_id}"
-        [line] = [line for line in traced.lines_of(trace_id) if line["logger"] == "app.access"]
+        [line] = [line for line in traced.logged(trace_id) if line["logger"] == "app.access"]
         assert "otel_trace_id" not in line
     assert answers["ours"].json()["trace_id"] == TRACE + "3"
     assert answers["both"].json()["trace_id"] == TRACE + "4"
