@@ -12,6 +12,9 @@ import threading
 from types import TracebackType
 from typing import Any, TextIO
 
+# Characters. A traceback that is never flushed must not collect what is written after it.
+_MAX_TRACEBACK = 8192
+
 _log = logging.getLogger("stderr")
 
 
@@ -32,11 +35,11 @@ class LoggedStream(io.TextIOBase):
         return self._fallback.fileno()
 
     def write(self, text: str) -> int:
-        """Collect `text`; log a line when it ends, and a traceback when it is flushed."""
+        """Collect `text`; log a line when it ends, and a traceback when it is flushed or grows too long."""
         if self._logging:  # the log handler itself has failed, and reports that
             return self._fallback.write(text)
         self._text += text
-        if text.endswith("\n") and "Traceback (" not in self._text:
+        if text.endswith("\n") and ("Traceback (" not in self._text or len(self._text) > _MAX_TRACEBACK):
             self.flush()
         return len(text)
 

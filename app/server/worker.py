@@ -11,6 +11,7 @@ from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
 from uvicorn_worker import UvicornWorker  # type: ignore[import-untyped]
 
 from app.core.config import load_settings
+from app.core.observability.log_writer import log_writer
 from app.server.protocol import timeouts
 from app.server.server import ServiceServer
 from app.server.shared_state import shared_state
@@ -19,7 +20,8 @@ from app.server.shared_state import shared_state
 _THREAD_SECONDS = 1.0
 
 
-def _exit(_number: int, _frame: FrameType | None) -> None:
+def _exit(_number: int | None = None, _frame: FrameType | None = None) -> None:
+    log_writer.flush()
     os._exit(0)
 
 
@@ -79,6 +81,6 @@ class ServiceWorker(UvicornWorker):  # type: ignore[misc]
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
         # The interpreter waits for threads without a timeout.
-        watchdog = threading.Timer(_THREAD_SECONDS, os._exit, (0,))
+        watchdog = threading.Timer(_THREAD_SECONDS, _exit)
         watchdog.daemon = True
         watchdog.start()

@@ -6,7 +6,7 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -45,19 +45,6 @@ class PipedService(Service):
 
     def _stdout(self, log: IO[bytes]) -> IO[bytes] | int:  # noqa: ARG002 - instead of it
         return self.writer
-
-
-class ClosedService(Service):
-    """A service whose stdout is closed when it starts."""
-
-    def __init__(self, folder: Path, variables: dict[str, str]) -> None:
-        starter = folder / "closed.py"
-        starter.write_text("import os, sys\nos.close(1)\nos.execv(sys.executable, [sys.executable, *sys.argv[1:]])\n")
-        super().__init__(folder, variables, command=())
-        
-    def close(self) -> None:
-        """End it."""
-        self.stop()
 
 
 @pytest.fixture
@@ -121,7 +108,7 @@ def test_stdout_without_a_reader_costs_nothing(piped: PipedService) -> None:
             assert piped.client.get("/items?limit=1").status_code == 200
         eventually(lambda: _dropped(piped) >= 300)
 
-    assert piped.errors() == ""
+    assert piped._errors.read_text() == ""
 
 
 def test_the_lines_of_an_orderly_end_are_all_there(piped: PipedService) -> None:
@@ -132,12 +119,3 @@ def test_the_lines_of_an_orderly_end_are_all_there(piped: PipedService) -> None:
     eventually(lambda: "Shutting down: Master" in piped.messages())
     said = [line["trace_id"] for line in piped.lines() if line.get("trace_id", "").startswith("last-")]
     assert sorted(said) == sorted(f"last-{number}" for number in range(200))
-
-
-def test_a_service_that_is_started_with_a_closed_stdout_serves(own_database_url: str, tmp_path: Path) -> None:
-    variables = {"DATABASE_URL": own_database_url, "WEB_CONCURRENCY": "1", "DRAIN_SECONDS": "0"}
-    with contextlib.closing(ClosedService(tmp_path, variables)) as service:
-        service.wait_until_alive()
-        for _ in range(50):
-            assert service.client.get("/items").status_code == 200
-        eventually(lambda: _dropped(service) >= 50)

@@ -51,6 +51,9 @@ HTTP_IN_PROGRESS = Gauge("http_requests_in_progress", "Requests that are being s
 HTTP_SHED = Counter(
     "http_requests_shed", "Requests refused at once, because more work was there than can be done in time.", ["reason"]
 )
+LOG_RECORDS_DROPPED = Counter(
+    "log_records_dropped", "Log lines that were not written, because stdout was closed or nobody read it."
+)
 IDEMPOTENT_REPLAYS = Counter("idempotent_replays", "Creates that were answered again from their Idempotency-Key.")
 DB_POOL_CONNECTIONS = Gauge(
     "db_pool_connections",

@@ -1,6 +1,7 @@
 """One JSON object a line on stdout, for the app, uvicorn and gunicorn alike."""
 
 import logging
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from typing import Any
 from pythonjsonlogger.json import JsonFormatter
 
 from app.core.config import Settings
+from app.core.observability.log_writer import log_writer
 from app.core.observability.trace_id import get_otel_trace_id, get_trace_id
 
 # Several workers share one pipe: POSIX keeps a write whole only up to PIPE_BUF (4096 on Linux), and
@@ -19,6 +21,9 @@ from app.core.observability.trace_id import get_otel_trace_id, get_trace_id
 _LONGEST_TEXT = 1500
 
 _LONGEST_DETAIL = 500
+
+# Control characters (C0, C1), line separators, and those that change the direction of text.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 # The logger of the line that every request writes.
 _ACCESS = "app.access"
@@ -44,6 +49,10 @@ def _fields(details: Mapping[str, str | int] | None) -> str:
     return "".join(
         f', "{name}": {_text(v, _LONGEST_DETAIL) if isinstance(v, str) else v}' for name, v in details.items()
     )
+
+
+def _escape(text: str) -> str:
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
 
 
 @lru_cache(maxsize=2)
@@ -105,14 +114,48 @@ class TextFormatter(logging.Formatter):
         parts = {"ms": getattr(record, "duration_ms", None), "trace_id": get_trace_id()}
         parts |= getattr(record, "details", None) or {}
         record.parts = "".join(f"  {name}={value}" for name, value in parts.items() if value is not None)
+        record.parts = _escape(record.parts)
         return super().format(record)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is `logging`'s
+        """Escape what would control the terminal: a message may hold what a client sent, such as a path."""
+        record.message = _escape(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:  # noqa: ANN401, N802 - the names and types are `logging`'s
+        """Escape each line of a traceback."""
+        return "\n".join(map(_escape, super().formatException(ei).split("\n")))
 
 
 class LineHandler(logging.StreamHandler[Any]):
-    """Writes each record as one line in one write to the stdout of the moment."""
+    """Hands each record to the log writer as one line; writes it itself where `setStream` gave it another stream."""
 
     def __init__(self) -> None:
-        super().__init__(sys.stdout)
+        super().__init__()
+        self.stream = sys.__stdout__  # None where it is closed, for which `logging` would take stderr
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Render the record here, in the context of its request, and queue the line."""
+        if self.stream is not sys.__stdout__:
+            super().emit(record)
+            return
+        try:
+            log_writer.put(self.format(record) + self.terminator)
+        except Exception:  # noqa: BLE001 - as every handler of `logging` has it
+            self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is `logging`'s
+        """Say that a record could not be rendered, without what it holds."""
+        kind = type(sys.exception()).__name__
+        failed = {"levelno": logging.ERROR, "levelname": "ERROR", "msg": f"A log record could not be rendered: {kind}"}
+        log_writer.put(self.format(logging.makeLogRecord({"name": record.name, **failed})) + self.terminator)
+
+    def flush(self) -> None:
+        """Wait until all is written, at most a second; `logging.shutdown` calls it as the process ends."""
+        if self.stream is sys.__stdout__:
+            log_writer.flush()
+        else:
+            super().flush()
 
 
 def log_config(settings: Settings) -> dict[str, Any]:
@@ -123,7 +166,7 @@ def log_config(settings: Settings) -> dict[str, Any]:
     `uvicorn.access` is silent: the access line is written by `app.core.observability.access_log`, with the trace id.
     With `ENVIRONMENT=development` on a terminal (`scripts/run --reload`) the lines are for people.
     """
-    readable = settings.environment == "development" and sys.stdout.isatty()
+    readable = settings.environment == "development" and sys.stdout is not None and sys.stdout.isatty()
     server_logger = {"level": settings.log_level, "handlers": ["stdout"], "propagate": False}
     silent = {"level": "CRITICAL", "handlers": [], "propagate": False}
     return {

@@ -14,6 +14,7 @@ from app.core.lifecycle import lifecycle
 from app.core.observability.instruments import (
     DB_UP,
     EVENT_LOOP_LAG,
+    LOG_RECORDS_DROPPED,
     PROCESS_CPU,
     PROCESS_FDS,
     PROCESS_MEMORY,
@@ -22,6 +23,7 @@ from app.core.observability.instruments import (
     WORKER_STARTS,
     WORKERS,
 )
+from app.core.observability.log_writer import log_writer
 
 _PERIOD = 1.0
 """Seconds between two samples."""
@@ -54,7 +56,7 @@ async def sample_process(is_database_up: Callable[[], Awaitable[bool]]) -> Async
 
 async def _sample(is_database_up: Callable[[], Awaitable[bool]]) -> None:
     limiter = current_default_thread_limiter()
-    cpu, is_up = 0.0, False
+    cpu, is_up, dropped = 0.0, False, 0
     for number in count():
         if number % _SAMPLES_PER_HEALTH_CHECK == 0:
             is_up = await is_database_up()
@@ -63,6 +65,8 @@ async def _sample(is_database_up: Callable[[], Awaitable[bool]]) -> None:
         THREADS_BUSY.set(limiter.borrowed_tokens)
         PROCESS_CPU.inc(max(0.0, time.process_time() - cpu))
         cpu = time.process_time()
+        LOG_RECORDS_DROPPED.inc(log_writer.dropped - dropped)
+        dropped = log_writer.dropped
         _sample_kernel()
         due = time.monotonic() + _PERIOD
         await asyncio.sleep(_PERIOD)
