@@ -113,8 +113,7 @@ class TextFormatter(logging.Formatter):
         """Add the time that a request took, and its trace id."""
         parts = {"ms": getattr(record, "duration_ms", None), "trace_id": get_trace_id()}
         parts |= getattr(record, "details", None) or {}
-        record.parts = "".join(f"  {name}={value}" for name, value in parts.items() if value is not None)
-        record.parts = _escape(record.parts)
+        record.parts = _escape("".join(f"  {name}={value}" for name, value in parts.items() if value is not None))
         return super().format(record)
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is `logging`'s
