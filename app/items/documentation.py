@@ -4,7 +4,7 @@ from typing import Any
 
 from app.core.api.conditional_requests import IF_MATCH, IF_NONE_MATCH, PreconditionFailed
 from app.core.api.idempotency import IdempotencyKeyInUse, IdempotencyKeyReused
-from app.core.api.json_body import MERGE_PATCH_JSON
+from app.core.api.input.json_body import MERGE_PATCH_JSON
 from app.core.api.openapi import also_accepts, errors, header, link
 from app.core.errors import Conflict, InvalidInput, PayloadTooLarge, UnsupportedMediaType
 from app.items.errors import ItemNotFound

@@ -2,14 +2,13 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Path, Query, Request, Response
+from fastapi import Body, Path, Query, Request, Response
 
 from app.core.api import openapi
 from app.core.api.conditional_requests import Preconditions, entity_tag
 from app.core.api.idempotency import Inserted, Key, Once
 from app.core.api.pagination import link_to_next, split
-from app.core.api.route import JSONRoute
-from app.core.api.strict_query import StrictQuery
+from app.core.api.router import APIRouter
 from app.core.api.types import IdText
 from app.core.database import DB
 from app.core.errors import DatabaseError, InvalidInput
@@ -17,9 +16,7 @@ from app.items import documentation, store
 from app.items.errors import ItemNotFound
 from app.items.schemas import Item, ItemBatch, ItemBatchCreate, ItemCreate, ItemPage, ItemPatch, ItemQuery
 
-router = APIRouter(
-    prefix="/items", tags=["items"], route_class=JSONRoute, responses=openapi.errors(DatabaseError, InvalidInput)
-)
+router = APIRouter(prefix="/items", tags=["items"], responses=openapi.errors(DatabaseError, InvalidInput))
 
 PathId = Annotated[IdText, Path()]
 
@@ -62,7 +59,7 @@ async def create_items(batch: ItemBatchCreate, key: Key, db: DB) -> Response:
     return Response(content, 201, inserted.headers(), "application/json")
 
 
-@router.get("", response_model=ItemPage, dependencies=[StrictQuery], **documentation.LIST_ITEMS)
+@router.get("", response_model=ItemPage, **documentation.LIST_ITEMS)
 async def list_items(request: Request, query: Annotated[ItemQuery, Query()], db: DB) -> Response:
     """List items, a page at a time."""
     rows = await store.list_items(db, query)

@@ -3,10 +3,11 @@
 from typing import Annotated
 
 import httpx2
-from fastapi import APIRouter, Depends, Path, Request
+from fastapi import Depends, Path, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.core.api import openapi
+from app.core.api.router import APIRouter
 from app.core.api.types import MAX_ID, Id, IdText
 from app.core.client import Downstream
 from app.core.config import Settings

@@ -18,8 +18,16 @@ PROBLEM = "application/problem+json"
 
 
 def test_an_unknown_path_is_404(client: TestClient) -> None:
-    for path in ("/", "/nothing", "/items/", "/items/1/", "/items/1/x", "//items", "/ITEMS", "/health", "/favicon.ico"):
+    for path in ("/", "/nothing", "/items/1/x", "//items", "/ITEMS", "/health", "/favicon.ico"):
         assert assert_error(client.get(f"http://testserver{path}"), 404, "NOT_FOUND")["message"] == "Not found"
+
+
+@pytest.mark.parametrize("path", ["/items", "/items/1"])
+def test_a_slash_at_the_end_is_redirected_as_fastapi_does_it(client: TestClient, path: str) -> None:
+    for method in ("GET", "PATCH"):
+        response = client.request(method, f"{path}/", follow_redirects=False)
+        assert (response.status_code, response.headers["location"]) == (307, f"http://testserver{path}")
+        assert response.headers["x-trace-id"]
 
 
 @pytest.mark.parametrize(

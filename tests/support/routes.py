@@ -20,4 +20,3 @@ def serve(client: TestClient, path: str, work: Callable[[Connection], Any]) -> N
         await db.run(Mode.WRITE, work)
 
     app.add_api_route(path, endpoint, methods=["GET"])
-    app.state.routes.fill(app)

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
+from fastapi.utils import generate_unique_id
 from pydantic import BaseModel, Field
 from pydantic.json_schema import models_json_schema
 
@@ -82,13 +84,23 @@ def header_parameter(name: str, description: str, **schema: Any) -> dict[str, An
 
 
 def documented(parameter: dict[str, Any]) -> Callable[[_Service], _Service]:
-    """Have a dependency that reads a parameter itself bring its description to every `JSONRoute` that takes it."""
+    """Have a dependency that reads a parameter itself bring its description to every `APIRoute` that takes it."""
 
     def mark(service: _Service) -> _Service:
         service.openapi_parameter = parameter  # type: ignore[attr-defined]
         return service
 
     return mark
+
+
+def with_described_parameters(dependant: Dependant, extra: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Add to `openapi_extra` the parameters that dependencies marked with `documented` read themselves."""
+    described = [getattr(part.call, "openapi_parameter", None) for part in dependant.dependencies]
+    parameters = [parameter for parameter in described if parameter is not None]
+    if not parameters:
+        return extra
+    extra = extra or {}
+    return {**extra, "parameters": [*extra.get("parameters", ()), *parameters]}
 
 
 def link(operation: str, description: str, **parameters: str) -> dict[str, Any]:
@@ -122,15 +134,29 @@ def also_accepts(media_type: str, schema: str) -> dict[str, Any]:
     return {"requestBody": {"content": {media_type: {"schema": {"$ref": _REF.format(model=schema)}}}}}
 
 
+class OperationIds:
+    """Name operations by their handlers, as client generators name methods; a second one of a name by its path, too.
+
+    For `FastAPI(generate_unique_id_function=)`.
+    """
+
+    def __init__(self) -> None:
+        self._first: dict[str, tuple[str, frozenset[str]]] = {}
+
+    def __call__(self, route: APIRoute) -> str:
+        """Return the id of a route, the same each time that FastAPI asks."""
+        operation = (route.path_format, frozenset(route.methods or ()))
+        if self._first.setdefault(route.name, operation) == operation:
+            return route.name
+        return generate_unique_id(route)
+
+
 def truthful(app: FastAPI) -> Callable[[], dict[str, Any]]:
     """Wrap `app.openapi`: add what FastAPI cannot know, and correct what it guesses."""
     original = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            for route in app.routes:
-                if isinstance(route, APIRoute):
-                    route.operation_id = route.name  # what client generators make a method of
             document = original()
             components = document.setdefault("components", {})
             schemas = components.setdefault("schemas", {})

@@ -1,47 +1,84 @@
-"""The routes of the application as its clients see them: whole templates, and the methods of a path."""
+"""The routes of the application as clients see them: whole templates, and the methods of a path."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 from fastapi.routing import iter_route_contexts
 from starlette.applications import Starlette
+from starlette.routing import BaseRoute, Mount
 from starlette.types import Scope
 
 UNMATCHED = "unmatched"
 
 
-@dataclass
 class RouteTable:
-    """What can be asked of the routes, once they are filled in.
+    """What can be asked of the routes of an application, whenever they were added.
 
-    `scope["route"].path` lacks the prefix of `include_router` since FastAPI 0.137, so templates are looked
-    up by endpoint, in the contexts that FastAPI itself builds for the schema.
+    The template of a request comes from the route that served it, in the form that `include_router` gave it:
+    `scope["route"].path` lacks the prefix since FastAPI 0.137.
     """
 
-    templates: dict[Callable[..., Any], str] = field(default_factory=dict)
-    methods: dict[str, set[str]] = field(default_factory=dict)
-    patterns: list[tuple[Any, str]] = field(default_factory=list)
+    def __init__(self) -> None:
+        self._app: Starlette | None = None
+        self._lists: list[Sequence[BaseRoute]] = []
+        self._lengths: list[int] = []
+        self._methods: dict[str, set[str]] = {}
+        self._patterns: list[tuple[Any, str]] = []
+        self._mounts: list[_Mounted] = []
 
-    def fill(self, app: Starlette) -> None:
-        """Read the routes off `app`, after the last one was added."""
-        for context in iter_route_contexts(app.routes):
-            if context.endpoint is None or context.path_format is None:
+    def attach(self, app: Starlette) -> None:
+        """Name the application whose routes these are: its middleware is made before it."""
+        self._app = app
+
+    @property
+    def methods(self) -> dict[str, set[str]]:
+        """The methods of each template."""
+        if [*map(len, self._lists)] != self._lengths or not self._lists:
+            self._fill()
+        return self._methods
+
+    def _fill(self) -> None:
+        """Read the routes, for the first time or because one was added."""
+        routes = self._app.routes if self._app is not None else []
+        self._lists, self._methods, self._patterns = list(_lists(routes)), {}, []
+        self._mounts = _mounts(routes)
+        self._lengths = [*map(len, self._lists)]
+        for context in iter_route_contexts(routes):
+            if context.path_format is None:
                 continue
-            self.templates[context.endpoint] = context.path_format
-            methods = self.methods.setdefault(context.path_format, set())
-            methods.update(context.methods or ())
-            self.patterns.append((context.path_regex, context.path_format))
-        for methods in self.methods.values():
+            self._patterns.append((context.path_regex, context.path_format))
+            if not isinstance(context.original_route, Mount):
+                self._methods.setdefault(context.path_format, set()).update(context.methods or ())
+        for methods in self._methods.values():
             if "GET" in methods:
                 methods.add("HEAD")
 
     def template(self, scope: Scope) -> str:
-        """Name the template that took the request, or `UNMATCHED`: never what the client sent."""
-        endpoint = scope.get("endpoint")
-        if endpoint is not None:
-            return self.templates.get(endpoint, UNMATCHED)
-        return self.template_of(scope["path"])  # refused before routing (405, 413, 503), or nobody's
+        """Return the template of the route that served a request, or `UNMATCHED`: never what the client sent."""
+        route = scope.get("route")
+        if route is None:
+            return self.template_of(scope["path"])  # rejected before routing, no route, or none of FastAPI's
+        # `_FASTAPI_SCOPE_KEY` and `_FASTAPI_EFFECTIVE_ROUTE_CONTEXT_KEY` of `fastapi.routing`.
+        context = scope.get("fastapi", _NOTHING).get("effective_route_context")
+        if context is not None and context.original_route is route:
+            route = context
+        template: str = route.path_format
+        return template if "app_root_path" not in scope else self._mounted_at(scope) + template
+
+    def _mounted_at(self, scope: Scope) -> str:
+        """Return the template of the path at which the application that served a request is mounted."""
+        _ = self.methods
+        mounts, template = self._mounts, ""
+        path = scope["path"].removeprefix(scope["app_root_path"])
+        end = len(path) - (len(scope["root_path"]) - len(scope["app_root_path"]))
+        while len(path) > end:
+            found = next(((mount, match) for mount in mounts if (match := mount.regex.match(path))), None)
+            if found is None:
+                return template
+            mount, match = found
+            mounts, template, path = mount.inside, template + mount.template, "/" + match["path"]
+        return template
 
     def template_of(self, path: str) -> str:
         """Find the template that `path` belongs to, or `UNMATCHED`.
@@ -51,15 +88,42 @@ class RouteTable:
         """
         if path in self.methods:
             return path
-        return next((template for regex, template in self.patterns if regex.match(path)), UNMATCHED)
+        return next((template for regex, template in self._patterns if regex.match(path)), UNMATCHED)
 
     def allowed_methods(self, path: str) -> list[str]:
         """List every method of the resource at `path`, sorted (RFC 9110, section 10.2.1)."""
         return sorted(self.methods.get(self.template_of(path), ()))
 
     def refuses(self, method: str, path: str) -> bool:
-        """Tell whether `path` is a concrete one that has no such method.
+        """Return whether `path` is a concrete one that has no such method.
 
         Without this, `GET /things/batch` would be taken for `GET /things/{thing_id}`.
         """
-        return path in self.methods and method not in self.methods[path]
+        methods = self.methods.get(path)
+        return methods is not None and method not in methods
+
+
+_NOTHING: dict[str, Any] = {}
+
+
+class _Mounted(NamedTuple):
+    regex: re.Pattern[str]
+    template: str
+    inside: "list[_Mounted]"
+
+
+def _mounts(routes: Sequence[BaseRoute]) -> list[_Mounted]:
+    return [
+        _Mounted(context.path_regex, (context.path_format or "").removesuffix("/{path}"), _mounts(mount.routes or []))
+        for context in iter_route_contexts(routes)
+        if isinstance(mount := context.original_route, Mount)
+    ]
+
+
+def _lists(routes: Sequence[BaseRoute]) -> Iterator[Sequence[BaseRoute]]:
+    """List the routes themselves and those of every included router: each may grow."""
+    yield routes
+    for route in routes:
+        router = getattr(route, "original_router", None)
+        if router is not None:
+            yield from _lists(router.routes)

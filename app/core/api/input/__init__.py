@@ -1,0 +1,1 @@
+"""How a request becomes the arguments of a handler."""

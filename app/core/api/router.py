@@ -1,0 +1,195 @@
+"""The router of a feature: FastAPI's, with strict input and a shorter way from the request to the handler.
+
+For every request FastAPI inspects the signatures of a handler and of its dependencies anew (docs/adr/0016-*). The
+routes here work that out once, in `get_route_handler`, the hook that FastAPI documents for this
+(https://fastapi.tiangolo.com/how-to/custom-request-and-route/), and hand over to FastAPI's own handler wherever a
+handler takes what the plan does not know, or `app.dependency_overrides` is set.
+"""
+
+import inspect
+import json
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import fastapi
+from fastapi import Request, Response
+from fastapi.datastructures import DefaultPlaceholder
+from fastapi.exceptions import EndpointContext, RequestValidationError, ResponseValidationError
+from fastapi.routing import _effective_route_context_var, serialize_response
+from pydantic_core import PydanticUndefined
+from starlette.requests import ClientDisconnect
+
+from app.core.api import openapi
+from app.core.api.input.arguments import Given, Plan, plan_of
+from app.core.api.input.json_body import JSON, parse_json, require_media_type
+from app.core.api.input.strict_query import check_query, repeatable_parameters
+from app.core.errors import InvalidInput
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class APIRoute(fastapi.routing.APIRoute):
+    """A route with strict input: JSON bodies as `app.core.api.input.json_body` reads them, each query parameter once.
+
+    It serves `async` handlers whose dependencies are all `async` functions on the short way, and leaves every other
+    handler (`def`, `yield` dependencies, forms, several bodies, streams) to FastAPI.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - FastAPI's own
+        super().__init__(*args, **kwargs)
+        self.openapi_extra = openapi.with_described_parameters(self.dependant, self.openapi_extra)
+
+    def get_route_handler(self) -> Handler:
+        """Make the handler of this route, or of one inclusion of it: prefix and dependencies may differ."""
+        context = _effective_route_context_var.get()
+        route = context if context is not None and context.original_route is self else self
+        fastapis = _strict(super().get_route_handler(), route)
+        plan = plan_of(route.dependant, route.param_convertors, route.body_field)
+        if plan is None or (route.body_field is not None and not _takes_json(route)):
+            return fastapis
+        return _short_way(plan, route, fastapis)
+
+
+class APIRouter(fastapi.APIRouter):
+    """FastAPI's router, whose routes are `APIRoute`s and document the errors that every operation can have."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - FastAPI's own
+        kwargs.setdefault("route_class", APIRoute)
+        super().__init__(*args, **kwargs)
+
+
+def _takes_json(route: Any) -> bool:  # noqa: ANN401 - a route, or FastAPI's context of one
+    return getattr(route.body_field.field_info, "media_type", None) == JSON
+
+
+def _strict(handler: Handler, route: Any) -> Handler:  # noqa: ANN401
+    """Put the checks of query and body in front of FastAPI's own handler."""
+    takes_json = route.body_field is not None and _takes_json(route)
+    repeatable = repeatable_parameters(route.dependant)
+
+    async def strict_handler(request: Request) -> Response:
+        if repeatable is not None:
+            check_query(request, repeatable)
+        if takes_json:
+            require_media_type(request)
+            request = _JSONRequest(request.scope, request.receive)
+        return await handler(request)
+
+    return strict_handler if takes_json or repeatable is not None else handler
+
+
+class _JSONRequest(Request):
+    async def json(self) -> Any:  # noqa: ANN401 - any JSON value
+        return parse_json(await self.body())
+
+
+def _short_way(plan: Plan, route: Any, fastapis: Handler) -> Handler:  # noqa: ANN401
+    repeatable = repeatable_parameters(route.dependant)
+    has_body = route.body_field is not None
+    provider = route.dependency_overrides_provider
+    respond = _responder(route)
+    endpoint = _description(route)
+
+    async def handler(request: Request) -> Response:
+        if provider is not None and provider.dependency_overrides:
+            return await fastapis(request)
+        if repeatable is not None:
+            check_query(request, repeatable)
+        given = Given(request, await _json_of(request) if has_body else None)
+        arguments, errors = await plan.arguments(given)
+        if errors:
+            raise RequestValidationError(errors, body=given.body, endpoint_ctx=endpoint)
+        return await respond(await plan.call(**arguments), given)
+
+    return handler
+
+
+def _responder(route: Any) -> Callable[[Any, Given], Coroutine[Any, Any, Response]]:  # noqa: ANN401
+    """Make what turns a handler's result into the response that FastAPI would make of it."""
+    declared: int | None = route.status_code
+    response_class = route.response_class
+    as_json = isinstance(response_class, DefaultPlaceholder) and route.response_field is not None
+    make = Response if as_json else getattr(response_class, "value", response_class)
+    dump = _dump_json(route) if as_json else _dump(route)
+
+    async def respond(result: Any, given: Given) -> Response:  # noqa: ANN401 - what a handler returns
+        if isinstance(result, Response):
+            if result.background is None:
+                result.background = given.background
+            return result
+        status = declared
+        if given.response is not None and given.response.status_code:
+            status = given.response.status_code
+        options: dict[str, Any] = {} if status is None else {"status_code": status}
+        if as_json:
+            options["media_type"] = JSON
+        response: Response = make(await dump(result), background=given.background, **options)
+        if response.status_code < 200 or response.status_code in {204, 205, 304}:
+            response.body = b""
+        if given.response is not None:
+            response.headers.raw.extend(given.response.headers.raw)
+        return response
+
+    return respond
+
+
+def _description(route: Any) -> EndpointContext:  # noqa: ANN401
+    """Say for the log which handler a validation error belongs to."""
+    name = getattr(route.endpoint, "__name__", type(route.endpoint).__name__)
+    endpoint = EndpointContext(function=name, path=f"{min(route.methods)} {route.path_format}")
+    if (code := getattr(inspect.unwrap(route.endpoint), "__code__", None)) is not None:
+        endpoint["file"], endpoint["line"] = code.co_filename, code.co_firstlineno
+    return endpoint
+
+
+def _dump_options(route: Any) -> dict[str, Any]:  # noqa: ANN401
+    names = ("include", "exclude", "by_alias", "exclude_unset", "exclude_defaults", "exclude_none")
+    return {name: getattr(route, f"response_model_{name}") for name in names}
+
+
+def _dump_json(route: Any) -> Callable[[Any], Coroutine[Any, Any, bytes]]:  # noqa: ANN401
+    """Validate and serialise by the response model, at once to bytes."""
+    field, options = route.response_field, _dump_options(route)
+    validate, serialize = field.validate, field.serialize_json
+    endpoint = _description(route)
+
+    async def dump(result: Any) -> bytes:  # noqa: ANN401
+        value, errors = validate(result, {}, loc=("response",))
+        if errors:
+            raise ResponseValidationError(errors=errors, body=result, endpoint_ctx=endpoint)
+        content: bytes = serialize(value, **options)
+        return content
+
+    return dump
+
+
+def _dump(route: Any) -> Callable[[Any], Coroutine[Any, Any, Any]]:  # noqa: ANN401
+    """Validate by the response model, if there is one, and leave the rest to the response class."""
+    field, options = route.response_field, _dump_options(route)
+
+    async def dump(result: Any) -> Any:  # noqa: ANN401
+        return await serialize_response(field=field, response_content=result, **options)
+
+    return dump
+
+
+async def _json_of(request: Request) -> Any:  # noqa: ANN401 - any JSON value
+    """Read and decode the body; an empty one is missing."""
+    require_media_type(request)
+    try:
+        body = await request.body()
+    except ClientDisconnect:
+        raise InvalidInput from None  # the client has gone: nobody reads the answer
+    if not body:
+        return PydanticUndefined
+    try:
+        return parse_json(body)
+    except json.JSONDecodeError as error:
+        problem = {
+            "type": "json_invalid",
+            "loc": ("body", error.pos),
+            "msg": "JSON decode error",
+            "input": {},
+            "ctx": {"error": error.msg},
+        }
+        raise RequestValidationError([problem], body=error.doc) from error
