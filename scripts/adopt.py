@@ -18,6 +18,7 @@ TEMPLATE_ONLY = ("bench", "scripts/bench", "tests/bench", "tests/docs/guide.py",
 ITEMS_ONLY = (
     "app/items",
     "docs/api.md",
+    "scripts/lib/demo.py",
     "scripts/load-items",
     "scripts/load_items.py",
     "tests/contract",

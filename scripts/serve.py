@@ -4,6 +4,7 @@ Without a `DATABASE_URL` in the environment or `.env` a PostgreSQL of our own is
 `postgres.py`. SIGTERM and Ctrl-C end all of it, gracefully; a second Ctrl-C hurries.
 
     scripts/run --reload    for development: one worker, new code at once, readable logs on a terminal
+    scripts/run --demo      with a few hundred items to look at
 """
 
 import ctypes
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -25,6 +27,7 @@ from lib.watcher import Watcher
 ROOT = Path(__file__).resolve().parents[1]
 MIGRATE = [sys.executable, "-m", "scripts.lib.migrate"]
 GUNICORN = [sys.executable, "-m", "app.server"]
+DEMO = str(ROOT / "scripts" / "lib" / "demo.py")  # fills the service with something to look at
 MIGRATION_TIMEOUT = 1800.0  # seconds, for one try; each statement has its own, shorter bound
 MIGRATION_PAUSE = 3.0  # seconds between two tries
 STOP_MARGIN = 30.0  # seconds beyond the service's own bounds, before it is killed
@@ -176,11 +179,46 @@ def main() -> int:
     service = Service(develop() if "--reload" in sys.argv[1:] else None)
     service.watch_signals()
     service.patience += check_settings()
+    if sys.stderr.isatty() or "--demo" in sys.argv[1:]:
+        threading.Thread(target=welcome, args=[service], daemon=True).start()
     if given() is not None:
         return serve_theirs(service)
+    say("starting PostgreSQL; its data is in .data/postgres")
     with postgres.running(postgres.DATA) as url:
         os.environ["DATABASE_URL"] = url
         return serve_ours(service, url)
+
+
+def say(message: str) -> None:
+    """Tell the person at the terminal; stdout belongs to the log, a JSON object a line."""
+    if sys.stderr.isatty():
+        print(f"run: {message}", file=sys.stderr, flush=True)
+
+
+def welcome(service: Service) -> None:
+    """Say where everything is, as soon as the service answers."""
+    from app.core.config import load_settings  # noqa: PLC0415 - needs the path that main sets
+
+    settings = load_settings()
+    url = f"http://localhost:{settings.port}"
+    operations = f"http://localhost:{settings.ops_port}" if settings.ops_port else url
+    while not is_alive(operations):
+        if service.ended.wait(0.2):
+            return
+    if "--demo" in sys.argv[1:]:
+        subprocess.run([sys.executable, DEMO, url], check=False, stdout=sys.stderr)
+    say(f"the API is at {url}, its documentation at {operations}/docs, metrics at {operations}/metrics")
+    say("Ctrl-C stops it")
+
+
+def is_alive(url: str) -> bool:
+    """Return whether the service answers."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"{url}/health/live", timeout=2):
+            return True
+    except OSError:
+        return False
 
 
 def serve_theirs(service: Service) -> int:

@@ -8,6 +8,7 @@ Only the standard library: there is nothing else yet.
 import fcntl
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -94,6 +95,7 @@ def rebuild() -> None:
         VENV.unlink()
     elif VENV.exists():
         shutil.rmtree(VENV)
+    print(f"making .venv with Python {sys.version.split()[0]}", flush=True)
     venv.create(VENV, with_pip=True, symlinks=True)
     command = [PYTHON, "-I", __file__, "stamp"]
     subprocess.run(command, check=True)
@@ -101,9 +103,27 @@ def rebuild() -> None:
 
 def install(file: str) -> None:
     """Install one file; its hashes are required, and it is complete: nothing is resolved again."""
-    print(f"installing {file} into .venv", flush=True)
-    pip = [PYTHON, "-I", "-m", "pip", "install", "--quiet"]
-    subprocess.run([*pip, "--require-hashes", "--no-deps", "-r", str(ROOT / file)], check=True)
+    number = len(re.findall(r"^[\w.-]+(?:\[.*\])?==", (ROOT / file).read_text(), re.MULTILINE))
+    print(f"installing {file} into .venv: {number} packages", flush=True)
+    command = [PYTHON, "-I", "-m", "pip", "install", "--no-color", "--progress-bar", "off"]
+    command += ["--require-hashes", "--no-deps", "-r", str(ROOT / file)]
+    collected = 0
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as pip:
+        assert pip.stdout is not None  # noqa: S101 - it is a pipe
+        for line in pip.stdout:
+            collected += line.startswith("Collecting ")
+            show_progress(collected, number)
+    if sys.stdout.isatty():
+        print(flush=True)
+    if pip.returncode != 0:
+        raise subprocess.CalledProcessError(pip.returncode, command)
+
+
+def show_progress(done: int, number: int) -> None:
+    """Draw a bar, if somebody watches."""
+    if sys.stdout.isatty():
+        filled = 30 * done // max(number, 1)
+        print(f"\r  [{'#' * filled}{' ' * (30 - filled)}] {done}/{number}", end="", flush=True)
 
 
 @contextmanager

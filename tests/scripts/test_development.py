@@ -116,7 +116,7 @@ class Terminal:
         self._shown = b""
         variables = {"DATABASE_URL": database_url, "PORT": str(self.port), "HOST": "127.0.0.1"}
         self.process = subprocess.Popen(
-            [sys.executable, "scripts/serve.py", "--reload"],
+            [sys.executable, "scripts/serve.py", "--reload", "--demo"],
             cwd=folder,
             env={**environment(**variables), "PYTHONPATH": str(folder)},
             stdin=subprocess.DEVNULL,
@@ -155,6 +155,7 @@ class Terminal:
 
 
 def test_new_code_is_served_at_once_and_the_log_is_for_people(terminal: Terminal) -> None:
+    eventually(lambda: "the API is at" in terminal.shown(), 60)
     eventually(lambda: terminal.get("/health/ready") == 200, 60)
     router = terminal.folder / "app/health/router.py"
     text = router.read_text()
@@ -170,5 +171,7 @@ def test_new_code_is_served_at_once_and_the_log_is_for_people(terminal: Terminal
 
     assert terminal.end() == 0
     shown = terminal.shown()
+    assert "demo: created 300 items" in shown
+    assert f"the API is at http://localhost:{terminal.port}, its documentation at" in shown
     assert re.search(r"\d\d:\d\d:\d\d INFO +app\.access: GET /items/4711 404  ms=[\d.]+  trace_id=\w{32}", shown)
     assert not re.search(r'^\{"timestamp"', shown, re.MULTILINE)
