@@ -37,7 +37,8 @@ def value(series: Series, name: str, **labels: str) -> float:
 
 def fresh(service: Service, method: str, path: str, **options: object) -> httpx2.Response:
     """Ask on a connection of its own, so that the kernel chooses a worker each time."""
-    return httpx2.request(method, service.url + path, timeout=15, trust_env=False, **options)  # type: ignore[arg-type]
+    headers = {"Connection": "close"}
+    return service.client.request(method, path, headers=headers, **options)  # type: ignore[arg-type]
 
 
 def test_requests_are_counted_exactly_over_all_workers(service: Service) -> None:
