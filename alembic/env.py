@@ -28,11 +28,16 @@ def load_models() -> None:
 
 
 def migrate_offline() -> None:
-    """Print the SQL."""
-    context.configure(dialect_name="postgresql", target_metadata=Base.metadata, literal_binds=True)
+    """Print the SQL, as it is run: each migration in a transaction of its own."""
+    context.configure(
+        dialect_name="postgresql",
+        target_metadata=Base.metadata,
+        literal_binds=True,
+        transaction_per_migration=True,
+    )
+    for setting in _SETTINGS:
+        context.execute(setting)
     with context.begin_transaction():
-        for setting in _SETTINGS:
-            context.execute(setting)
         context.run_migrations()
 
 

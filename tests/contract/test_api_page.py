@@ -19,7 +19,6 @@ VARYING = {
     r"(?m)^date: .*": "date: <date>",
     r'(?<=trace_id":")[0-9a-f]{32}|(?<=x-trace-id: )[0-9a-f]{32}': "<trace id>",
     r'(?<=next_cursor":")[\w-]{24,}|(?<=cursor=)[\w-]{24,}': "<cursor>",
-    r"(?m)^content-length: \d+": "content-length: <length>",  # of a time, a price, a cursor
 }
 
 
@@ -46,12 +45,20 @@ def run(commands: list[str], address: str) -> list[str]:
 def comparable(answer: str) -> str:
     """Take out what varies, and put header fields in order."""
     answer = answer.replace("\r", "")
+    answer = own_length(answer)
     for pattern, stand_in in VARYING.items():
         answer = re.sub(pattern, stand_in, answer)
     if answer.startswith("HTTP/"):
         head, _, body = answer.partition("\n\n")
         answer = "\n".join([*sorted(head.split("\n")), "", body])
     return answer.strip("\n")
+
+
+def own_length(answer: str) -> str:
+    """Replace `Content-Length` where it is that of the body that follows; its length varies with what varies in it."""
+    _, _, body = answer.partition("\n\n")
+    length = f"content-length: {len(body.strip(chr(10)).encode())}\n"
+    return answer.replace(length, "content-length: <of the body>\n") if body else answer
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")

@@ -65,7 +65,7 @@ class Items(RuleBasedStateMachine):
     @initialize()
     def start(self) -> None:
         """Begin with empty tables and an empty model."""
-        self.sql("TRUNCATE items, idempotency_keys RESTART IDENTITY")
+        self.sql("TRUNCATE items, idempotency_keys RESTART IDENTITY CASCADE")
         self.rows: dict[int, Row] = {}
         self.answered: dict[str, tuple[str, Any, httpx2.Response]] = {}
         self.last_id = 0

@@ -12,7 +12,6 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = "requirements-deploy.txt"
-INSTALL_TIMEOUT = 600.0  # seconds, for some 70 MB
 TOOL_TIMEOUT = 60.0  # seconds
 OVERLAYS = ("development", "production")
 
@@ -21,27 +20,15 @@ Manifest = dict[str, Any]
 
 
 @pytest.fixture(scope="session")
-def _tools() -> Path:
-    """Install the pinned tools beside this Python, the first time."""
-    script = ROOT / "scripts" / "lib" / "environment.py"
-    if Path(sys.prefix) == ROOT / ".venv":
-        command = [sys.executable, "-I", str(script), "make", TOOLS]
-        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=INSTALL_TIMEOUT)
-        if done.returncode != 0:
-            reason = f"{TOOLS} did not install: {done.stdout[-300:]}{done.stderr[-300:]}"
-            (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
-    return Path(sys.executable).parent
-
-
-@pytest.fixture(scope="session")
-def tool(_tools: Path) -> Run:
-    """Run one of the tools in the project's folder; what it says is in the failure."""
+def tool() -> Run:
+    """Run one of the pinned tools, which stand beside this Python; a failure has its output."""
+    folder = Path(sys.executable).parent
 
     def run(name: str, *words: str, **variables: str) -> str:
-        if not (_tools / name).exists():
-            pytest.skip(f"{name} is not installed: {TOOLS}")
+        if not (folder / name).exists():
+            pytest.skip(f"{name} is not installed; scripts/test installs {TOOLS}")
         done = subprocess.run(
-            [_tools / name, *words],
+            [folder / name, *words],
             check=False,
             capture_output=True,
             text=True,

@@ -10,7 +10,6 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-import yaml
 
 from app.core.config import Settings
 from tests.conftest import StartService
@@ -145,37 +144,3 @@ def test_the_readme_has_every_variable_and_its_default() -> None:
             assert float(said[name.upper()]) == field.default, name
         elif isinstance(field.default, str):
             assert said[name.upper()] == field.default
-
-
-def test_every_test_that_the_readme_names_is_collected() -> None:
-    """A row counts by a test that exists."""
-    table = re.findall(r"^\| .+ \| \[.*\]\(tests/.*$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    files = re.findall(r"\((tests/[\w/]+\.py)\)", "\n".join(table))
-
-    assert len(table) > 10
-    assert all("\ndef test_" in (ROOT / file).read_text() or "TestCase" in (ROOT / file).read_text() for file in files)
-
-
-def test_the_index_of_decisions_is_whole() -> None:
-    folder = ROOT / "docs" / "adr"
-    files = sorted(file.name for file in folder.glob("[0-9]*.md"))
-    rows = re.findall(r"^\| \[(\d{4})\]\((\S+)\) \| (.+) \|$", (folder / "README.md").read_text(), re.MULTILINE)
-
-    assert [file for _, file, _ in rows] == files
-    assert len({number for number, _, _ in rows}) == len(rows)
-    for number, file, title in rows:
-        text = (folder / file).read_text()
-        assert text.startswith(f"# {number}: {title}\n")
-        assert "A change violates this when" in text
-
-
-def test_ci_and_pre_commit_run_the_project_s_own_scripts() -> None:
-    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
-    steps = [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
-    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
-
-    assert steps == [".ci/run"]
-    assert os.access(ROOT / ".ci/run", os.X_OK)
-    assert [repository["repo"] for repository in hooks] == ["local"]
-    entries = [hook["entry"].split()[0] for hook in hooks[0]["hooks"]]
-    assert all(entry == "scripts/test" or entry.startswith(".venv/bin/") for entry in entries)

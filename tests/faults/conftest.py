@@ -67,7 +67,7 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgreSQL]
 @pytest.fixture
 def database(postgresql: PostgreSQL) -> str:
     """Name its database, with empty tables."""
-    query(postgresql.url, "TRUNCATE items, idempotency_keys")
+    query(postgresql.url, "TRUNCATE items, idempotency_keys RESTART IDENTITY CASCADE")
     return postgresql.url
 
 

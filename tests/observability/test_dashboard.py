@@ -86,8 +86,6 @@ def test_the_dashboard_is_one_that_grafana_can_load() -> None:
     assert dashboard["uid"]
     ids = [panel["id"] for panel in dashboard["panels"]]
     assert len(ids) == len(set(ids))
-    rows = {panel["title"] for panel in dashboard["panels"] if panel["type"] == "row"}
-    assert {"Saturation", "Database", "Downstream", "Processes"} < rows
     taken: set[tuple[int, int]] = set()
     for panel in dashboard["panels"]:
         place = panel["gridPos"]
