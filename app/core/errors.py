@@ -20,6 +20,12 @@ from app.core.observability.trace_id import get_trace_id
 
 PROBLEM_JSON = "application/problem+json"
 _LONGEST_NAME = 64
+# Of one answer, which has at most 16 KiB with its headers: problems, parts of a location, characters, bytes.
+_MAX_PROBLEMS = 20
+_MAX_LOCATION = 10
+_MAX_MESSAGE = 500
+_MAX_PROBLEM_BYTES = 12_000
+_MAX_INSTANCE = 512
 
 
 class APIError(HTTPException):
@@ -212,7 +218,7 @@ def error_response(
             "title": http.HTTPStatus(status).phrase,
             "status": status,
             "detail": message,
-            "instance": scope.get("path", ""),
+            "instance": scope.get("path", "")[:_MAX_INSTANCE],
             "code": code,
             "trace_id": get_trace_id(),
             **extensions,
@@ -262,12 +268,20 @@ async def handle_http_error(request: Request, error: Exception) -> Response:
 async def handle_validation_error(request: Request, error: Exception) -> Response:
     """Answer invalid input with what is wrong and where, and never with what was sent."""
     assert isinstance(error, RequestValidationError)  # noqa: S101 - what it is registered for
-    problems = [
-        {
-            "loc": [_clean(part) for part in problem["loc"]],
-            "msg": problem["msg"],
-            "type": problem["type"],
-        }
-        for problem in error.errors()
-    ]
-    return response_for(request.scope, InvalidInput(errors=problems))
+    return response_for(request.scope, InvalidInput(errors=_problems(error.errors())))
+
+
+def _problems(found: Sequence[Any]) -> list[dict[str, Any]]:
+    """List what is wrong, as far as an answer of 16 KiB has room for it, and how much more there is."""
+    problems: list[dict[str, Any]] = []
+    size = 0
+    for problem in found[:_MAX_PROBLEMS]:
+        loc = [_clean(part) for part in problem["loc"][:_MAX_LOCATION]]
+        shown = {"loc": loc, "msg": problem["msg"][:_MAX_MESSAGE], "type": problem["type"]}
+        size += len(pydantic_core.to_json(shown))
+        if size > _MAX_PROBLEM_BYTES:
+            break
+        problems.append(shown)
+    if more := len(found) - len(problems):
+        problems.append({"loc": [], "msg": f"and {more} more", "type": "too_many_errors"})
+    return problems

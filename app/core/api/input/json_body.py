@@ -10,10 +10,12 @@ from typing import Any
 
 from fastapi import Request
 
-from app.core.errors import UnsupportedMediaType
+from app.core.errors import PayloadTooLarge, UnsupportedMediaType
 
 JSON = "application/json"
 MERGE_PATCH_JSON = "application/merge-patch+json"
+# Values in one body. A batch of 1,000 items has 5,000. Unknown members cost most: 50 ms for 8,000.
+MAX_VALUES = 8_000
 _ACCEPTED = {"PATCH": (JSON, MERGE_PATCH_JSON)}
 
 
@@ -38,13 +40,36 @@ def parse_json(body: bytes) -> Any:  # noqa: ANN401 - any JSON value
     ------
     json.JSONDecodeError
         For whatever is wrong with it: too deep and too long numbers included.
+    PayloadTooLarge
+        If it has more than `MAX_VALUES` values: neither parsing nor validation may hold up the event loop.
     """
+    if _has_too_many_values(body):
+        raise PayloadTooLarge(f"The request body has more than {MAX_VALUES} values")
     try:
         return _decode(body.decode("utf-8"))
     except json.JSONDecodeError:
         raise
     except (ValueError, ArithmeticError, RecursionError) as error:
         raise json.JSONDecodeError("Invalid JSON", "", 0) from error
+
+
+def _has_too_many_values(body: bytes) -> bool:
+    """Return whether the JSON text in `body` has more than `MAX_VALUES` values, before it is parsed.
+
+    Each value but the first of an array or object follows a comma, and each first one a bracket. What stands in
+    strings does not count; they are looked for only where there is reason to.
+    """
+    if _count_separators(body) <= MAX_VALUES:
+        return False
+    if b"\\" in body:
+        body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    if body.count(b'"') > 4 * MAX_VALUES:  # a name and a value each
+        return True
+    return _count_separators(b"".join(body.split(b'"')[::2])) > MAX_VALUES
+
+
+def _count_separators(text: bytes) -> int:
+    return text.count(b",") + text.count(b"[") + text.count(b"{")
 
 
 def require_media_type(request: Request) -> None:
