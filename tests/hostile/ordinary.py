@@ -6,8 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import httpx2
-
+from tests.support.http import Connection
 from tests.support.service import Service
 
 LIVE_SECONDS = 1.0
@@ -56,8 +55,9 @@ class Ordinary:
 
     def _ask(self, path: str) -> None:
         try:
-            status = httpx2.get(f"{self._service.url}{path}", timeout=10, trust_env=False).status_code
-        except httpx2.TransportError as error:
+            with Connection(self._service.port, 10) as connection:
+                status = connection.get(path).status
+        except OSError as error:
             self.failed.append(f"{path}: {error!r}")
         else:
             if status != 200:

@@ -21,7 +21,7 @@ from starlette.requests import ClientDisconnect
 
 from app.core.api import openapi
 from app.core.api.input.arguments import Given, Plan, plan_of
-from app.core.api.input.json_body import JSON, parse_json, require_media_type
+from app.core.api.input.json_body import JSON, decode_json, require_media_type
 from app.core.api.input.strict_query import check_query, repeatable_parameters
 from app.core.errors import InvalidInput
 
@@ -80,7 +80,7 @@ def _strict(handler: Handler, route: Any) -> Handler:  # noqa: ANN401
 
 class _JSONRequest(Request):
     async def json(self) -> Any:  # noqa: ANN401 - any JSON value
-        return parse_json(await self.body())
+        return await decode_json(await self.body())
 
 
 def _short_way(plan: Plan, route: Any, fastapis: Handler) -> Handler:  # noqa: ANN401
@@ -183,7 +183,7 @@ async def _json_of(request: Request) -> Any:  # noqa: ANN401 - any JSON value
     if not body:
         return PydanticUndefined
     try:
-        return parse_json(body)
+        return await decode_json(body)
     except json.JSONDecodeError as error:
         problem = {
             "type": "json_invalid",
