@@ -13,8 +13,8 @@ from _pytest.terminal import TerminalReporter
 
 from tests.faults.history import Verdict
 from tests.faults.postgresql import PostgreSQL
-from tests.faults.proxy import FaultProxy
 from tests.support.cluster import migrate, query
+from tests.support.proxy import Proxy
 from tests.support.service import Service
 
 _verdicts: list[Verdict] = []
@@ -72,9 +72,9 @@ def database(postgresql: PostgreSQL) -> str:
 
 
 @pytest.fixture
-def network(database: str) -> Iterator[FaultProxy]:
+def network(database: str) -> Iterator[Proxy]:
     """Stand between the service and the database."""
-    with contextlib.closing(FaultProxy(database)) as network:
+    with contextlib.closing(Proxy(database)) as network:
         yield network
 
 

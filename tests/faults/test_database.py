@@ -8,8 +8,8 @@ import pytest
 from tests.faults.conftest import Report, StartService
 from tests.faults.history import History
 from tests.faults.postgresql import PostgreSQL
-from tests.faults.proxy import Cut, FaultProxy
 from tests.support.errors import assert_error
+from tests.support.proxy import Cut, Proxy
 from tests.support.service import eventually
 
 NEW = {"name": "x", "price": 1}
@@ -49,7 +49,7 @@ def test_a_database_that_hangs_is_left_in_time_and_takes_no_threads_with_it(
     ids=["in the statement", "after the commit"],
 )
 def test_connections_that_break_at_the_worst_moment(
-    network: FaultProxy, database: str, start: StartService, report: Report, pattern: bytes, cut: Cut
+    network: Proxy, database: str, start: StartService, report: Report, pattern: bytes, cut: Cut
 ) -> None:
     service = start(network.url)
     with History(service.url, reads=0.2).going_on() as history:
@@ -64,7 +64,7 @@ def test_connections_that_break_at_the_worst_moment(
     assert verdict.worst < 3
 
 
-def test_a_commit_whose_answer_is_lost(network: FaultProxy, start: StartService) -> None:
+def test_a_commit_whose_answer_is_lost(network: Proxy, start: StartService) -> None:
     """With a key it is repeated and answered from the first time; without one it is 503, and is not repeated."""
     service = start(network.url)
     network.cut(b"INSERT INTO items", Cut.AFTER_COMMIT)
@@ -84,7 +84,7 @@ def test_a_commit_whose_answer_is_lost(network: FaultProxy, start: StartService)
     assert service.client.get(item.headers["Location"]).json()["price"] == 2
 
 
-def test_a_read_whose_connection_breaks_is_repeated(network: FaultProxy, start: StartService) -> None:
+def test_a_read_whose_connection_breaks_is_repeated(network: Proxy, start: StartService) -> None:
     service = start(network.url)
     location = service.client.post("/items", json=NEW).headers["Location"]
     for _ in range(5):
@@ -95,7 +95,7 @@ def test_a_read_whose_connection_breaks_is_repeated(network: FaultProxy, start: 
 
 @pytest.mark.slow
 def test_resets_and_terminated_sessions(
-    postgresql: PostgreSQL, network: FaultProxy, database: str, start: StartService, report: Report
+    postgresql: PostgreSQL, network: Proxy, database: str, start: StartService, report: Report
 ) -> None:
     service = start(network.url)
     with History(service.url).going_on() as history:
@@ -114,7 +114,7 @@ def test_resets_and_terminated_sessions(
 
 @pytest.mark.slow
 def test_a_database_that_refuses_is_503_at_once_and_served_at_once_when_it_is_back(
-    network: FaultProxy, database: str, start: StartService, report: Report
+    network: Proxy, database: str, start: StartService, report: Report
 ) -> None:
     service = start(network.url)
     with History(service.url).going_on() as history:

@@ -7,8 +7,8 @@ import pytest
 from tests.faults.conftest import Report, StartService
 from tests.faults.history import History
 from tests.faults.postgresql import PostgreSQL
-from tests.faults.proxy import FaultProxy
 from tests.support.cluster import query
+from tests.support.proxy import Proxy
 from tests.support.service import Service, eventually, free_port
 
 pytestmark = pytest.mark.slow
@@ -48,7 +48,7 @@ def test_a_crash_of_postgresql(postgresql: PostgreSQL, database: str, start: Sta
     assert verdict.recovered < 2
 
 
-def test_a_black_hole(network: FaultProxy, database: str, start: StartService, report: Report) -> None:
+def test_a_black_hole(network: Proxy, database: str, start: StartService, report: Report) -> None:
     service = start(network.url)
     with History(service.url).going_on() as history:
         time.sleep(1)
@@ -69,7 +69,7 @@ def test_a_black_hole(network: FaultProxy, database: str, start: StartService, r
     assert verdict.recovered < 4
 
 
-def test_a_slow_network(network: FaultProxy, database: str, start: StartService, report: Report) -> None:
+def test_a_slow_network(network: Proxy, database: str, start: StartService, report: Report) -> None:
     service = start(network.url)
     with History(service.url, clients=30).going_on() as history:
         time.sleep(1)
@@ -84,7 +84,7 @@ def test_a_slow_network(network: FaultProxy, database: str, start: StartService,
 
 
 def test_a_replica_that_goes_and_comes(
-    postgresql: PostgreSQL, network: FaultProxy, database: str, start: StartService, report: Report
+    postgresql: PostgreSQL, network: Proxy, database: str, start: StartService, report: Report
 ) -> None:
     """The replica here is the primary by another way: reads are seen to take it, and to leave it."""
     service = start(database, DATABASE_REPLICA_URL=f"{network.url}?application_name=replica", DB_STATEMENT_TIMEOUT="1")

@@ -39,13 +39,13 @@ def test_alive_and_ready(client: TestClient) -> None:
 
 
 def test_readiness_follows_the_database_within_two_seconds(make_client: MakeClient, proxy: Proxy) -> None:
-    proxy.down()
+    proxy.refuse()
     client = make_client(database_url=proxy.url)
     assert status(client) == 503
     for _ in range(2):
-        proxy.up()
+        proxy.accept()
         eventually(lambda: status(client) == 200, 2)
-        proxy.down()
+        proxy.refuse()
         eventually(lambda: status(client) == 503, 2)
 
 
@@ -54,13 +54,13 @@ def test_a_database_that_swallows_everything_is_not_ready_within_a_second(
 ) -> None:
     client = make_client(database_url=proxy.url)
     assert status(client) == 200
-    proxy.silence()
+    proxy.swallow()
     eventually(lambda: status(client) == 503, 2.5)
     assert status(client) == 503
     time.sleep(1.1)
     assert status(client) == 503
 
-    proxy.speak()
+    proxy.deliver()
 
     eventually(lambda: status(client) == 200, 4)
 
@@ -77,13 +77,13 @@ def test_a_connection_that_leads_nowhere_is_given_up(make_client: MakeClient, pr
 def test_a_database_that_swallows_the_very_first_packet_is_not_ready_in_time(
     make_client: MakeClient, proxy: Proxy
 ) -> None:
-    proxy.silence()
+    proxy.swallow()
     client = make_client(database_url=proxy.url)
 
     assert status(client) == 503
     time.sleep(1.1)
     assert status(client) == 503
-    proxy.speak()
+    proxy.deliver()
 
     eventually(lambda: status(client) == 200, 6)
 

@@ -58,9 +58,9 @@ def test_every_query_of_the_dashboard_gives_data(start_service: StartService, pr
                 load.start()
             try:
                 time.sleep(SECONDS / 3)
-                proxy.down()
+                proxy.refuse()
                 time.sleep(SECONDS / 6)
-                proxy.up()
+                proxy.accept()
                 time.sleep(SECONDS / 3)
                 queries = _queries()
                 assert len(queries) > 30

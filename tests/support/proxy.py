@@ -1,101 +1,193 @@
-"""A TCP proxy in front of PostgreSQL, through which its absence can be played in many ways."""
+"""A network between the service and PostgreSQL that fails in the way it is told to."""
 
+import asyncio
 import contextlib
-import select
+import enum
 import socket
+import struct
 import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
+
+T = TypeVar("T")
+
+
+class Cut(enum.Enum):
+    """When a connection breaks, as seen from the statement that it carries."""
+
+    IN_STATEMENT = "half of it has been sent"
+    AFTER_COMMIT = "it has been committed, and the answer is lost"
+
+
+class Connection:
+    """One connection through the proxy."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    def abort(self) -> None:
+        """Break it, with a reset."""
+        with contextlib.suppress(OSError):
+            raw = self.writer.get_extra_info("socket")
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.writer.transport.abort()
 
 
 class Proxy:
-    """Passes bytes between its clients and the server of `url`, unless told otherwise.
+    """Passes bytes on, unless told otherwise; lives in a thread of its own.
 
     Attributes
     ----------
     url
-        The same database, through the proxy.
+        The database of the given URL, through the proxy.
+    latency
+        Seconds by which each packet is late, each way.
+    cuts
+        How many connections were broken in a statement so far.
     accepted
-        How many connections were made to it.
+        How many connections were made to it so far.
     """
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         self._target = (parts.hostname or "127.0.0.1", parts.port or 5432)
-        self._lock = threading.Lock()
-        self._pairs: list[tuple[socket.socket, socket.socket]] = []
-        self._silent = threading.Event()
-        self._stranded: set[socket.socket] = set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._ends: set[Connection] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stranded: set[Connection] = set()
+        self._wanted: tuple[bytes, Cut, int] | None = None
+        self.latency = 0.0
+        self.cuts = 0
         self.accepted = 0
-        self._listen(0)
+        self._delivering = self._do(self._event())
+        self._listener = self._do(self._listen(0))
+        self._port: int = self._listener.sockets[0].getsockname()[1]
         user = parts.netloc.rpartition("@")[0]
         self.url = urlunsplit(parts._replace(netloc=f"{user}@127.0.0.1:{self._port}"))
 
-    def _listen(self, port: int) -> None:
-        self._listener = socket.create_server(("127.0.0.1", port))
-        self._port: int = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+    def _do(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
 
-    def _accept(self, listener: socket.socket) -> None:
-        while True:
-            try:
-                client, _ = listener.accept()
-            except OSError:
-                return
-            self.accepted += 1
-            server = socket.create_connection(self._target)
-            with self._lock:
-                self._pairs.append((client, server))
-            threading.Thread(target=self._pump, args=(client, server), daemon=True).start()
+    def _call(self, work: Callable[[], object]) -> None:
+        async def call() -> None:
+            work()
 
-    def _pump(self, client: socket.socket, server: socket.socket) -> None:
-        other = {client: server, server: client}
-        with contextlib.suppress(OSError, ValueError), client, server:
-            while True:
-                for readable in select.select([client, server], [], [], 0.2)[0]:
-                    while self._silent.is_set() or client in self._stranded:
-                        if client.fileno() < 0:
-                            return
-                        threading.Event().wait(0.05)
-                    data = readable.recv(65536)
-                    if not data:
-                        return
-                    other[readable].sendall(data)
+        self._do(call())
 
-    def cut(self) -> None:
-        """End every connection, as a server that crashes."""
-        with self._lock:
-            pairs, self._pairs = self._pairs, []
-        for pair in pairs:
-            for end in pair:
-                with contextlib.suppress(OSError):
-                    end.shutdown(socket.SHUT_RDWR)
+    async def _event(self) -> asyncio.Event:
+        event = asyncio.Event()
+        event.set()
+        return event
 
-    def down(self) -> None:
-        """Refuse connections, and end those that are there."""
+    async def _listen(self, port: int) -> asyncio.Server:
+        return await asyncio.start_server(self._serve, "127.0.0.1", port)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
+        client = Connection(reader, writer)
+        try:
+            server = Connection(*await asyncio.open_connection(*self._target))
+        except OSError:
+            client.abort()
+            return
+        self._ends |= {client, server}
+        for pump in (self._requests(client, server), self._answers(server, client)):
+            task = self._loop.create_task(pump)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _requests(self, client: Connection, server: Connection) -> None:
         with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self.cut()
+            while data := await client.reader.read(65536):
+                await self._pass(client)
+                if (cut := self._cut_for(data)) is not None:
+                    self.cuts += 1
+                    server.writer.write(data[: len(data) // 2] if cut is Cut.IN_STATEMENT else data)
+                    await server.writer.drain()
+                    # The other pump finds the client gone, and drops the answer.
+                    client.abort()
+                    if cut is Cut.AFTER_COMMIT:
+                        await asyncio.sleep(0.2)
+                    break
+                server.writer.write(data)
+                await server.writer.drain()
+        self._end(client, server)
 
-    def up(self) -> None:
-        """Serve again."""
-        self._listen(self._port)
+    async def _answers(self, server: Connection, client: Connection) -> None:
+        with contextlib.suppress(OSError):
+            while data := await server.reader.read(65536):
+                await self._pass(client)
+                client.writer.write(data)
+                await client.writer.drain()
+        self._end(client, server)
 
-    def silence(self) -> None:
-        """Swallow every byte from now on, as a network that loses all packets."""
-        self._silent.set()
+    async def _pass(self, client: Connection) -> None:
+        if self.latency:
+            await asyncio.sleep(self.latency)
+        await self._delivering.wait()
+        if client in self._stranded:
+            await asyncio.Event().wait()
+
+    def _cut_for(self, data: bytes) -> Cut | None:
+        if self._wanted is None or self._wanted[0] not in data:
+            return None
+        pattern, cut, times = self._wanted
+        self._wanted = (pattern, cut, times - 1) if times > 1 else None
+        return cut
+
+    def _end(self, *ends: Connection) -> None:
+        for end in ends:
+            self._ends.discard(end)
+            end.writer.close()
+
+    def cut(self, pattern: bytes, cut: Cut, times: int = 1) -> None:
+        """Break the next connections that carry `pattern` to the server."""
+        self._wanted = (pattern, cut, times)
+
+    def reset(self) -> None:
+        """Break every connection."""
+        self._call(self._abort_all)
+
+    def _abort_all(self) -> None:
+        for end in list(self._ends):
+            end.abort()
+
+    def refuse(self) -> None:
+        """Refuse connections, and break those that are there."""
+        self._call(self._listener.close)
+        self.reset()
+
+    def accept(self) -> None:
+        """Take connections again."""
+        self._listener = self._do(self._listen(self._port))
+
+    def swallow(self) -> None:
+        """Deliver nothing, and say nothing: a black hole."""
+        self._call(self._delivering.clear)
 
     def strand(self) -> None:
-        """Swallow every byte of the connections that are there; new ones work, as after a failover."""
-        with self._lock:
-            self._stranded.update(client for client, _ in self._pairs)
+        """Deliver nothing more on the connections that are there; new ones work, as after a failover."""
+        self._call(lambda: self._stranded.update(self._ends))
 
-    def speak(self) -> None:
-        """Deliver again."""
-        self._silent.clear()
+    def deliver(self) -> None:
+        """Deliver again, also what was held back."""
+        self._call(self._delivering.set)
 
     def close(self) -> None:
         """End it."""
-        self.speak()
-        self._stranded.clear()
-        self.down()
+        self.deliver()
+        self.refuse()
+        self._do(self._settle())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(5)
+        self._loop.close()
+
+    async def _settle(self) -> None:
+        """Wait for the ends of all connections."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.sleep(0.05)

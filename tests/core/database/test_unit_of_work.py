@@ -134,7 +134,7 @@ def test_a_lock_that_is_not_to_be_had_is_503(make_client: MakeClient, database_u
 
 def test_a_database_that_is_not_there_is_503_in_time(make_client: MakeClient, proxy: Proxy) -> None:
     client = make_client(database_url=proxy.url)
-    proxy.down()
+    proxy.refuse()
     for method, path, body in (
         ("GET", "/items/1", None),
         ("GET", "/items", None),
@@ -143,7 +143,7 @@ def test_a_database_that_is_not_there_is_503_in_time(make_client: MakeClient, pr
         started = time.monotonic()
         assert_error(client.request(method, path, json=body), 503, "DATABASE_ERROR")
         assert time.monotonic() - started < 2
-    proxy.up()
+    proxy.accept()
 
     assert client.post("/items", json={"name": "x", "price": 1}).status_code == 201
 

@@ -57,7 +57,7 @@ def test_the_first_host_is_asked_first(connector: Connector, proxy: Proxy, other
 def test_a_host_that_does_not_answer_costs_its_share_of_the_time_once(
     connector: Connector, proxy: Proxy, other: Proxy
 ) -> None:
-    proxy.silence()
+    proxy.swallow()
     began = time.monotonic()
     assert leads_to(connector) == _port(other)
     assert 0.9 * TIMEOUT / 2 < time.monotonic() - began < 0.75 * TIMEOUT
@@ -68,9 +68,9 @@ def test_a_host_that_does_not_answer_costs_its_share_of_the_time_once(
 
 
 def test_a_host_that_was_down_is_the_first_again(connector: Connector, proxy: Proxy, other: Proxy) -> None:
-    proxy.down()
+    proxy.refuse()
     assert leads_to(connector) == _port(other)
-    proxy.up()
+    proxy.accept()
     assert leads_to(connector) == _port(proxy)
 
 
@@ -99,8 +99,8 @@ def test_one_port_is_that_of_all_hosts(proxy: Proxy) -> None:
 
 
 def test_no_host_answers(connector: Connector, proxy: Proxy, other: Proxy) -> None:
-    proxy.silence()
-    other.silence()
+    proxy.swallow()
+    other.swallow()
     began = time.monotonic()
     with pytest.raises(ConnectTimeout):
         connector()
@@ -116,28 +116,28 @@ def test_a_host_on_which_statements_hang_is_avoided(connector: Connector, other:
 def test_a_host_that_wakes_up_when_another_was_found_is_not_believed(
     connector: Connector, proxy: Proxy, other: Proxy
 ) -> None:
-    proxy.silence()
+    proxy.swallow()
     with ThreadPoolExecutor(1) as threads:
         stuck = threads.submit(leads_to, connector)
         eventually(lambda: proxy.accepted == 1, 2)
         connector.avoid(("127.0.0.1", _port(proxy)))
         assert leads_to(connector) == _port(other)
         time.sleep(0.6)
-        proxy.speak()
+        proxy.deliver()
         assert stuck.result(TIMEOUT) == _port(other)
 
 
 def test_while_the_server_is_away_few_try_and_the_others_fail_at_once(
     connector: Connector, proxy: Proxy, other: Proxy
 ) -> None:
-    proxy.down()
-    other.down()
+    proxy.refuse()
+    other.refuse()
     with pytest.raises(psycopg2.OperationalError):
         connector()
-    proxy.up()
-    proxy.silence()
-    other.up()
-    other.silence()
+    proxy.accept()
+    proxy.swallow()
+    other.accept()
+    other.swallow()
     with ThreadPoolExecutor(8) as threads:
         began = time.monotonic()
         tries = [threads.submit(_seconds_to_fail, connector) for _ in range(8)]
