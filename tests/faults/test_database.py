@@ -67,7 +67,7 @@ def test_connections_that_break_at_the_worst_moment(
 def test_a_commit_whose_answer_is_lost(network: Proxy, start: StartService) -> None:
     """With a key it is repeated and answered from the first time; without one it is 503, and is not repeated."""
     service = start(network.url)
-    network.cut(b"INSERT INTO items", Cut.AFTER_COMMIT)
+    network.cut(b"COMMIT\x00", Cut.AFTER_COMMIT)
     keyed = service.client.post("/items", json={"name": "keyed", "price": 1}, headers={"Idempotency-Key": "k"})
     network.cut(b"INSERT INTO items", Cut.AFTER_COMMIT)
     plain = service.client.post("/items", json={"name": "plain", "price": 1})

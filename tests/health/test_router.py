@@ -11,6 +11,7 @@ from sqlalchemy import text
 from starlette.testclient import TestClient
 
 from app.core.database import HealthCheck
+from app.core.database.database import Mode
 from app.core.lifecycle import lifecycle
 from tests.conftest import MakeClient
 from tests.support.errors import assert_error
@@ -122,7 +123,7 @@ def test_probes_answer_at_once_while_every_database_thread_is_busy(make_client: 
     assert client.portal
     database: Any = client.app.state.database  # type: ignore[attr-defined]
     busy = [
-        client.portal.start_task_soon(database.read, lambda c: c.execute(text("SELECT pg_sleep(1.5)")))
+        client.portal.start_task_soon(database.run, Mode.READ, lambda c: c.execute(text("SELECT pg_sleep(1.5)")))
         for _ in range(6)
     ]
     time.sleep(0.1)
