@@ -14,6 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from app import __version__
 from app.core.api import swagger_ui
 from app.core.api.openapi import OperationIds, truthful
+from app.core.auth.failures import NotStarted
 from app.core.client import new_pool
 from app.core.config import Settings, load_settings
 from app.core.database import Database, HealthCheck
@@ -146,6 +147,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.openapi = truthful(app)  # type: ignore[method-assign]  # as FastAPI documents it
     app.state.settings = settings
     app.state.telemetry = telemetry
+    app.state.verifier = NotStarted() if settings.auth_issuer else None
     app.state.routes = routes
 
     # The busiest first: FastAPI tries one router after the other.

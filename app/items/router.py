@@ -16,7 +16,9 @@ from app.items import documentation, store
 from app.items.errors import ItemNotFound
 from app.items.schemas import Item, ItemBatch, ItemBatchCreate, ItemCreate, ItemPage, ItemPatch, ItemQuery
 
-router = APIRouter(prefix="/items", tags=["items"], responses=openapi.errors(DatabaseError, InvalidInput))
+router = APIRouter(
+    prefix="/items", tags=["items"], scopes="items", responses=openapi.errors(DatabaseError, InvalidInput)
+)
 
 PathId = Annotated[IdText, Path()]
 

@@ -14,7 +14,7 @@ from app.core.config import Settings
 from app.core.errors import DownstreamError, DownstreamTimeout, NotFound
 from app.items.errors import ItemNotFound
 
-router = APIRouter(prefix="/items", tags=["items"])
+router = APIRouter(prefix="/items", tags=["items"], scopes="items")
 
 Quantity = Annotated[int, Field(ge=0, le=MAX_ID, examples=[12])]
 

@@ -73,8 +73,10 @@ class OpenIDProvider:
 
     def _read_line(self) -> None:
         assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        assert line.startswith(b"signs with "), (self._folder / "provider.log").read_text()
+        for line in self._process.stdout:  # the library prints notices as well
+            if line.startswith(b"signs with "):
+                return
+        raise AssertionError((self._folder / "provider.log").read_text())
 
     def rotate(self) -> None:
         """Sign with a new key from now on; the former one is still published."""

@@ -1,13 +1,15 @@
 """Who calls: FastAPI's `Security` with scopes, over the bearer tokens of `app.core.auth`.
 
-    @router.get("/reports", dependencies=[Security(caller, scopes=["reports:read"])])
-    async def list_reports(caller: Caller) -> ...
+    router = APIRouter(prefix="/orders", scopes="orders")  # orders:read for GET and HEAD, orders:write for the rest
 
-`APIRouter(scopes="orders")` does the first for every route of a resource. Where authentication is off, every caller is
-`ANONYMOUS` and may do everything.
+    @router.post("/{order_id}/refund", dependencies=[Security(caller, scopes=["orders:refund"])])
+    async def refund_order(order_id: OrderId, caller: Caller) -> ...
+
+Every route of `app.core.api.router.APIRouter` needs a token; those of FastAPI's own `APIRouter`, as health checks,
+metrics and the documentation, do not. Where authentication is off, every caller is `ANONYMOUS` and may do everything.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar
 
 from fastapi import Security
@@ -48,7 +50,7 @@ class _BearerToken(SecurityBase):
         AuthenticationUnavailable
             There are no keys to verify the token with.
         """
-        verifier = connection.app.state.verifier
+        verifier = getattr(connection.app.state, "verifier", None)
         if verifier is None:
             return ANONYMOUS
         scopes = security_scopes.scopes
@@ -101,9 +103,11 @@ Caller = Annotated[Identity, Security(caller)]
 """The caller, for a handler that wants to know: `caller: Caller`."""
 
 
-def resource_scope(resource: str, method: str) -> Any:  # noqa: ANN401 - as FastAPI types `Security`
-    """Require `<resource>:read` for GET and HEAD, `<resource>:write` for other methods."""
-    access = "read" if method in {"GET", "HEAD"} else "write"
+def required(resource: str | None, methods: Iterable[str] | None) -> Any:  # noqa: ANN401 - as FastAPI types `Security`
+    """Require a token; for a resource, one with `<resource>:read` for GET and HEAD, `<resource>:write` for the rest."""
+    if resource is None:
+        return Security(caller)
+    access = "read" if set(methods or ["GET"]) <= {"GET", "HEAD"} else "write"
     return Security(caller, scopes=[f"{resource}:{access}"])
 
 

@@ -19,7 +19,7 @@ from fastapi.routing import _effective_route_context_var, serialize_response
 from pydantic_core import PydanticUndefined
 from starlette.requests import ClientDisconnect
 
-from app.core.api import openapi
+from app.core.api import authentication, openapi
 from app.core.api.input.arguments import Given, Plan, plan_of
 from app.core.api.input.json_body import JSON, decode_json, require_media_type
 from app.core.api.input.strict_query import check_query, repeatable_parameters
@@ -51,11 +51,33 @@ class APIRoute(fastapi.routing.APIRoute):
 
 
 class APIRouter(fastapi.APIRouter):
-    """FastAPI's router, whose routes are `APIRoute`s and document the errors that every operation can have."""
+    """FastAPI's router, whose routes are `APIRoute`s and document the errors that every operation can have.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - FastAPI's own
+    Where authentication is on, each route needs a valid token.
+
+    Parameters
+    ----------
+    scopes
+        The resource whose scopes the token must have as well: with `"orders"`, GET and HEAD need `orders:read`, other
+        methods `orders:write`. A route may require more by `Security(caller, scopes=[...])`.
+    """
+
+    def __init__(self, *args: Any, scopes: str | None = None, **kwargs: Any) -> None:  # noqa: ANN401 - FastAPI's own
         kwargs.setdefault("route_class", APIRoute)
+        self.scopes = scopes
         super().__init__(*args, **kwargs)
+
+    def add_api_route(self, path: str, endpoint: Callable[..., Any], **kwargs: Any) -> None:  # noqa: ANN401
+        """Add a route as FastAPI does, behind authentication."""
+        guard = authentication.required(self.scopes, kwargs.get("methods"))
+        kwargs["dependencies"] = [guard, *(kwargs.get("dependencies") or ())]
+        super().add_api_route(path, endpoint, **kwargs)
+
+    def add_api_websocket_route(self, path: str, endpoint: Callable[..., Any], *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        """Add a WebSocket as FastAPI does, behind authentication: its handshake is a GET."""
+        guard = authentication.required(self.scopes, ["GET"])
+        kwargs["dependencies"] = [guard, *(kwargs.get("dependencies") or ())]
+        super().add_api_websocket_route(path, endpoint, *args, **kwargs)
 
 
 def _takes_json(route: Any) -> bool:  # noqa: ANN401 - a route, or FastAPI's context of one
@@ -95,8 +117,11 @@ def _short_way(plan: Plan, route: Any, fastapis: Handler) -> Handler:  # noqa: A
             return await fastapis(request)
         if repeatable is not None:
             check_query(request, repeatable)
-        given = Given(request, await _json_of(request) if has_body else None)
-        arguments, errors = await plan.arguments(given)
+        given = Given(request)
+        results, failed = await plan.results(given)
+        if has_body:  # after the dependencies: a caller without a token does not make us read it
+            given.body = await _json_of(request)
+        arguments, errors = await plan.arguments(given, results, failed)
         if errors:
             raise RequestValidationError(errors, body=given.body, endpoint_ctx=endpoint)
         return await respond(await plan.call(**arguments), given)

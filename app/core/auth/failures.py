@@ -1,6 +1,7 @@
 """Why a token was not accepted: a closed set, which is the label of a metric."""
 
 from enum import StrEnum
+from typing import NoReturn
 
 
 class Reason(StrEnum):
@@ -47,3 +48,11 @@ class AuthFailure(Exception):
     def __init__(self, reason: Reason) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class NotStarted:
+    """Stands for the verifier until the application's lifespan has made it: no token is accepted."""
+
+    async def verify(self, _token: bytes) -> NoReturn:
+        """Raise."""
+        raise AuthFailure(Reason.KEYS_UNAVAILABLE)

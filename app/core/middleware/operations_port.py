@@ -32,7 +32,7 @@ class OperationsPortMiddleware:
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1000})  # before it is accepted: 403
         else:
-            scope["route"] = scope["endpoint"] = _NoRoute
+            scope["route"] = _NoRoute
             await response_for(scope, NotFound())(scope, receive, send)
 
 
