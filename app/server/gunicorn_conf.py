@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import signal
+import sys
 from types import FrameType
 
 from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
@@ -77,6 +78,11 @@ def when_ready(server: Arbiter) -> None:
 
     signal.signal(signal.SIGTERM, announce)
     signal.signal(signal.SIGINT, announce)
+
+
+def pre_exec(server: Arbiter) -> None:
+    """Start the new master of a SIGUSR2 as this one was started; gunicorn does not know of `python -m`."""
+    server.START_CTX["args"] = [sys.executable, *sys.orig_argv[1:]]
 
 
 def pre_fork(server: Arbiter, worker: ServiceWorker) -> None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated
 
-from fastapi import BackgroundTasks, FastAPI, HTTPException, Query, Request, WebSocket
+from fastapi import BackgroundTasks, FastAPI, HTTPException, Query, Request, Response, WebSocket
 from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
@@ -34,6 +34,11 @@ async def get_thing(thing_id: int) -> dict[str, int]:
 @app.get("/pid")
 async def get_pid() -> dict[str, int]:
     return {"pid": os.getpid()}
+
+
+@app.get("/big")
+async def get_big() -> Response:
+    return Response(bytes(20_000_000))
 
 
 @app.get("/events", response_class=EventSourceResponse)
@@ -143,6 +148,3 @@ async def flood(websocket: WebSocket) -> None:
     await websocket.accept()
     while True:
         await websocket.send_bytes(bytes(100_000))
-
-
-app.state.routes.fill(app)

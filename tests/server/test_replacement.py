@@ -115,3 +115,18 @@ def test_a_draining_worker_is_not_taken_for_hung(start: Start) -> None:
     service.signal(signal.SIGTTOU)
     assert busy.answer()[2] == b"slept"
     assert not any("TIMEOUT" in message for message in service.messages())
+
+
+def test_a_new_master_serves_beside_the_old_one_on_sigusr2_and_goes_on_after_it(start: Start) -> None:
+    service = start()
+    (old,) = service.workers()
+    load = Load(service, keep_alive=False)
+    service.signal(signal.SIGUSR2)
+    eventually(lambda: worker_of(service)[0] != old, seen=service.output)
+    master = next(child for child in service.workers() if child != old)
+    service.signal()
+    assert service.wait() == 0
+    assert worker_of(service)[0] != old
+    assert load.stop().keys() == {"200"}
+    os.kill(master, signal.SIGTERM)
+    eventually(lambda: "".join(service.messages()).count("Shutting down: Master") == 2, seen=service.output)
