@@ -1,4 +1,4 @@
-"""Settings: the one place that reads the environment (and `.env`)."""
+"""Settings. No other module reads the environment (or `.env`)."""
 
 import json
 import os
@@ -26,10 +26,10 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from app import __title__
 
 PROBE_PATHS = frozenset({"/health/live", "/health/ready", "/metrics"})
-"""Paths that Kubernetes and Prometheus ask every few seconds: never rejected, not traced, logged at DEBUG."""
+"""Paths that Kubernetes and Prometheus request every few seconds: never rejected, not traced, logged at DEBUG."""
 
 Algorithm = Literal["RS256", "PS256", "ES256", "EdDSA"]
-"""Signatures that a token may have (RFC 7518, section 3.1; RFC 8037): asymmetric ones only."""
+"""Accepted signature algorithms (RFC 7518, section 3.1; RFC 8037): asymmetric ones only."""
 
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
@@ -45,7 +45,7 @@ def _comma_separated(value: object) -> object:
 
 
 def _libpq_url(url: SecretStr) -> SecretStr:
-    """Turn any accepted spelling into the URL that libpq reads, and let libpq check it.
+    """Normalise the scheme for libpq, and let libpq check the URL.
 
     Several hosts are libpq's own syntax, see "Connection URIs" in the PostgreSQL manual (34.1.1.2).
     """
@@ -56,21 +56,21 @@ def _libpq_url(url: SecretStr) -> SecretStr:
         given = parse_dsn(plain)
     except (psycopg2.ProgrammingError, UnicodeError):
         # libpq's own message quotes a part of the URL, which may be the password.
-        raise ValueError("is not a URL that PostgreSQL's libpq accepts") from None
-    # libpq looks at the rest when it connects, which is too late.
+        raise ValueError("invalid PostgreSQL URL") from None
+    # libpq checks the rest only when it connects.
     hosts, addresses, ports = (given.get(name, "").split(",") for name in ("host", "hostaddr", "port"))
     if any(port and not (port.isdecimal() and 0 < int(port) < 65536) for port in ports):
-        raise ValueError("has a port that is none")
+        raise ValueError("invalid port")
     number = max(len(hosts), len(addresses))
     if len(ports) not in {1, number} or ("host" in given and "hostaddr" in given and len(hosts) != len(addresses)):
-        raise ValueError("has not as many ports or addresses as hosts")
+        raise ValueError("the number of ports or addresses must equal the number of hosts")
     if not given.get("connect_timeout", "0").isdecimal():
-        raise ValueError("has a connect_timeout that is no whole number of seconds")
+        raise ValueError("invalid connect_timeout: must be a whole number of seconds")
     return SecretStr(plain)
 
 
 def _service_url(url: HttpUrl) -> HttpUrl:
-    """Take the URL of another service: a path may follow, nothing else."""
+    """Accept the URL of another service, with or without a path."""
     if url.username is not None or url.password is not None:
         raise ValueError("must not contain credentials")
     if url.query is not None or url.fragment is not None:
@@ -90,7 +90,7 @@ def _http_url(text: str) -> str:
 
 
 def _addresses(text: str) -> str:
-    """Take what gunicorn takes: `*`, or addresses and networks between commas."""
+    """Accept what gunicorn accepts: `*`, or addresses and networks separated by commas."""
     for part in text.split(","):
         if part.strip() != "*":
             ip_network(part.strip())
@@ -98,7 +98,7 @@ def _addresses(text: str) -> str:
 
 
 def _cores() -> int:
-    """Cores that this process may use: its affinity, and the cgroup's CPU quota where there is one."""
+    """Return the number of cores that this process may use: its affinity, limited by the cgroup's CPU quota."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as quota_file:  # noqa: PTH123
@@ -114,7 +114,7 @@ PostgresURL = Annotated[SecretStr, AfterValidator(_libpq_url)]
 
 
 class Settings(BaseSettings):
-    """Every variable that the service reads; durations are in seconds, sizes in bytes."""
+    """All variables that the service reads. Durations are in seconds, sizes in bytes."""
 
     model_config = SettingsConfigDict(
         env_file=".env",
@@ -128,7 +128,7 @@ class Settings(BaseSettings):
     environment: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,63}$")] = "production"
     log_level: Annotated[LogLevel, BeforeValidator(_upper)] = "INFO"
 
-    host: str = "0.0.0.0"  # noqa: S104 - a container's port is published by whoever runs it
+    host: str = "0.0.0.0"  # noqa: S104 - the container engine decides where the port is published
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     ops_port: Annotated[int, Field(ge=1, le=65535)] | None = None
     web_concurrency: Annotated[int, Field(ge=1, le=256, default_factory=_cores)]
@@ -163,7 +163,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
-        """Refuse half a configuration, which would look like authentication and be none."""
+        """Reject a partial configuration, which would look like authentication without being it."""
         auth = {name for name in type(self).model_fields if name.startswith("auth_") and getattr(self, name)}
         required = {"auth_issuer", "auth_audience"}
         if auth and (missing := sorted(required - auth)):
@@ -176,7 +176,7 @@ class Settings(BaseSettings):
 
 
 def _problem(loc: tuple[int | str, ...], message: str) -> str:
-    """Name the variable and what is wrong with it; a check of several variables names them itself."""
+    """Name the variable and the problem; a check of several variables names them itself."""
     if not loc:
         return message.removeprefix("Value error, ")
     return f"{str(loc[0]).upper()}: {message}"
@@ -184,7 +184,7 @@ def _problem(loc: tuple[int | str, ...], message: str) -> str:
 
 @lru_cache(maxsize=1)
 def load_settings() -> Settings:
-    """Read the settings once, or end the process.
+    """Read the settings once, or exit.
 
     Returns
     -------
@@ -194,8 +194,8 @@ def load_settings() -> Settings:
     Raises
     ------
     SystemExit
-        With exit code 1, after one JSON log line that names every variable that is missing or bad,
-        never its value: it may be a secret.
+        With exit code 1, after one JSON log line that names every missing or invalid variable, but not its value, which
+        may be a secret.
     """
     try:
         return Settings()

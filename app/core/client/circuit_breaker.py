@@ -1,7 +1,7 @@
-"""A circuit breaker: a service that is down is left alone for a while, and then asked by one call only.
+"""A circuit breaker: a service that is down gets no calls for a while, and then a single trial call.
 
-Plain, because no kept library does this for asyncio: once half-open, purgatory 3.0, circuitbreaker 2.1 and
-pybreaker 1.4 let every call through at once, and the first two count a cancelled call as a failure.
+No maintained library does this for asyncio: once half-open, purgatory 3.0, circuitbreaker 2.1 and pybreaker 1.4
+admit every call at once, and the first two count a cancelled call as a failure.
 """
 
 import logging
@@ -16,9 +16,9 @@ from app.core.observability.instruments import DOWNSTREAM_BREAKER
 _log = logging.getLogger(__name__)
 
 FAILURES_TO_OPEN = 5
-"""Calls that fail in a row, each after its retries: one bad answer among good ones opens nothing."""
+"""Consecutive calls that failed, each after its retries."""
 COOL_DOWN = 5.0
-"""Seconds for which an open breaker refuses every call."""
+"""Seconds for which an open breaker rejects every call."""
 
 
 class State(IntEnum):
@@ -43,7 +43,7 @@ class CircuitBreaker:
 
     @contextmanager
     def guard(self) -> Iterator[bool]:
-        """Let a call through and learn from its end, or refuse it.
+        """Admit a call and record its outcome, or reject it.
 
         Yields
         ------
@@ -53,18 +53,18 @@ class CircuitBreaker:
         Raises
         ------
         Failure
-            With `Outcome.BREAKER_OPEN`, at once and without the call.
+            With `Outcome.BREAKER_OPEN`, without making the call.
         """
         trial = self._admit()
         try:
             yield trial
         except Failure as failure:
-            self._learn(trial=trial, down=failure.down)
+            self._record(trial=trial, down=failure.down)
             raise
         else:
-            self._learn(trial=trial, down=False)
+            self._record(trial=trial, down=False)
         finally:
-            # A trial that was cancelled tells nothing: the next call is the trial.
+            # A cancelled trial has no outcome: the next call is the trial.
             if trial:
                 self._on_trial = False
 
@@ -75,20 +75,20 @@ class CircuitBreaker:
         if left > 0 or self._on_trial:
             raise Failure(Outcome.BREAKER_OPEN, retry_after=max(left, 0.0))
         self._on_trial = True
-        self._become(State.HALF_OPEN)
+        self._set_state(State.HALF_OPEN)
         return True
 
-    def _learn(self, *, trial: bool, down: bool) -> None:
+    def _record(self, *, trial: bool, down: bool) -> None:
         if not trial and self._state is not State.CLOSED:
-            return  # it began before the breaker opened: old news
+            return  # it began before the breaker opened
         self._failures = self._failures + 1 if down else 0
         if not down:
-            self._become(State.CLOSED)
+            self._set_state(State.CLOSED)
         elif trial or self._failures >= FAILURES_TO_OPEN:
             self._opened_at = time.monotonic()
-            self._become(State.OPEN)
+            self._set_state(State.OPEN)
 
-    def _become(self, state: State) -> None:
+    def _set_state(self, state: State) -> None:
         if state is not self._state:
             name = state.name.lower().replace("_", "-")
             _log.warning("circuit breaker of %s is %s", self._service, name, extra={"downstream": self._service})

@@ -1,4 +1,4 @@
-"""One service that this one calls: the whole call, its log line and its metrics."""
+"""Another service that this one calls: the whole call, its log line and its metrics."""
 
 import asyncio
 import logging
@@ -21,11 +21,11 @@ from app.core.observability.trace_id import get_trace_id, new_trace_id
 _log = logging.getLogger(__name__)
 
 DEADLINE = 2.0
-"""Seconds for a whole call: every try, every wait, every byte. httpx's own timeouts begin anew with each read."""
+"""Seconds for a whole call: all attempts, waits and reads. httpx2's own timeouts start again with each read."""
 _CONNECT_TIMEOUT = 0.5
-"""Seconds: less than TCP takes to repeat a lost SYN (1 s, RFC 6298), because a new try is quicker."""
+"""Seconds: less than TCP takes to repeat a lost SYN (1 s, RFC 6298), because a new attempt is faster."""
 _KEEP_ALIVE = 4.0
-"""Seconds: less than the 5 s after which uvicorn and Node.js close an idle connection, perhaps as we use it."""
+"""Seconds: less than the 5 s after which uvicorn and Node.js close an idle connection, possibly while it is reused."""
 _MAX_CONNECTIONS = 50
 """To all services, in this process; a call beyond it waits for one, within its deadline."""
 
@@ -33,10 +33,10 @@ Answer = TypeVar("Answer", bound=BaseModel)
 
 
 def new_pool() -> httpx2.AsyncClient:
-    """Make the one pool of connections that all calls share; whoever makes it closes it (`aclose`).
+    """Create the connection pool that all calls share; the caller closes it (`aclose`).
 
-    It takes nothing from the environment (no proxy, no `.netrc`), follows no redirect and keeps no cookie: what
-    is sent depends on the call alone.
+    It ignores the environment (proxies, `.netrc`), follows no redirects and stores no cookies: what is sent depends
+    on the call alone.
     """
     return httpx2.AsyncClient(
         headers={"Accept": "application/json"},
@@ -53,14 +53,14 @@ def new_pool() -> httpx2.AsyncClient:
 
 
 class Downstream:
-    """A service that this one calls.
+    """Another service that this one calls.
 
     Parameters
     ----------
     service
         Its name in logs and metrics.
     base_url
-        Where it is; may have a path.
+        Its URL, with or without a path.
     pool
         The pool of `new_pool`.
     """
@@ -71,31 +71,31 @@ class Downstream:
         self._pool = pool
         self._breaker = CircuitBreaker(service)
         self._budget = RetryBudget()
-        # Made at once: a series that starts with its first failure hides that failure from `rate()`.
+        # Created at once: a series that starts with its first failure hides that failure from `rate()`.
         self._counters = {outcome: DOWNSTREAM_REQUESTS.labels(service, outcome) for outcome in Outcome}
         self._durations = DOWNSTREAM_DURATION.labels(service)
 
     async def get(self, path: str, model: type[Answer]) -> Answer | None:
-        """Ask for `path`.
+        """Get `path`.
 
         Parameters
         ----------
         path
-            Below the base URL, with a slash in front, already quoted.
+            Appended to the base URL; begins with a slash, and is quoted already.
         model
-            What the JSON of the answer must be.
+            The model of the JSON response.
 
         Returns
         -------
         Answer or None
-            The answer; None if the service says that there is no such thing (404).
+            The response; None for a 404.
 
         Raises
         ------
         DownstreamTimeout
-            There was no whole answer within `DEADLINE`.
+            There was no complete response within `DEADLINE`.
         DownstreamError
-            There was no usable answer, or the breaker is open.
+            There was no usable response, or the breaker is open.
         """
         started = time.perf_counter()
         try:
@@ -127,7 +127,7 @@ class Downstream:
     def _report(self, failure: Failure, started: float) -> None:
         self._counters[failure.outcome].inc()
         if failure.outcome is Outcome.BREAKER_OPEN:
-            return  # it took no time; the breaker has said that it is open
+            return  # it took no time, and the breaker has logged that it is open
         duration = time.perf_counter() - started
         self._durations.observe(duration)
         extra = {
@@ -140,7 +140,7 @@ class Downstream:
 
 
 def _typed_error(failure: Failure) -> APIError:
-    """Say what a client may know: nothing of where we asked, or what was answered."""
+    """Choose the error for the client, which learns neither the URL nor the response."""
     if failure.outcome is Outcome.TIMEOUT:
         return DownstreamTimeout()
     if failure.outcome is Outcome.BREAKER_OPEN:

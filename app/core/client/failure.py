@@ -1,10 +1,10 @@
-"""How a call, or one try of it, may end."""
+"""Outcomes of a call, or of one attempt."""
 
 from enum import StrEnum
 
 
 class Outcome(StrEnum):
-    """The label `outcome` of `downstream_requests_total`: a closed set."""
+    """The values of the label `outcome` of `downstream_requests_total`."""
 
     OK = "ok"
     HTTP_ERROR = "http_error"
@@ -15,21 +15,21 @@ class Outcome(StrEnum):
 
 
 class Failure(Exception):
-    """A try, or with it the whole call, failed. It stays in this package: clients get a typed error.
+    """An attempt failed, and perhaps the whole call. Used in this package only: clients get a typed error.
 
     Parameters
     ----------
     outcome
         What happened.
     status
-        The status of the answer, if there was one.
+        The status of the response, if there was one.
     down
-        Whether it speaks against the health of the service, and so counts for the breaker: no answer or a 5xx.
-        What Envoy's outlier detection counts: "consecutive 5xx" and "local origin failures".
+        Whether it counts as a failure of the service for the breaker: no response, or a 5xx. Envoy's outlier detection
+        counts the same: "consecutive 5xx" and "local origin failures".
     retryable
-        Whether another try may help.
+        Whether another attempt may succeed.
     retry_after
-        Seconds to wait before it, if somebody said so.
+        Seconds to wait before it, if known.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""When to try again, and when: backoff with full jitter, `Retry-After`, a deadline and a budget.
+"""Whether and when to retry: backoff with full jitter, `Retry-After`, a deadline and a budget.
 
 Full jitter is that of https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/.
 """
@@ -17,21 +17,21 @@ from app.core.client.failure import Failure
 
 MAX_TRIES = 3
 FIRST_BACKOFF = 0.1
-"""Seconds: the first wait is anything up to it, the next one up to its double."""
+"""Seconds: the first wait is random and at most this long, the next one at most twice as long."""
 BUDGET_RATIO = 0.2
-"""Retries that a call earns: in the long run they add at most this part to the load of a service that is failing."""
+"""Retries that each call earns: in the long run they add at most this share to the load of a failing service."""
 BUDGET_RATE = 1.0
-"""Retries a second that are earned by time alone, so that a service that is seldom called is retried too."""
+"""Retries earned each second, so that calls to a rarely called service are retried too."""
 BUDGET_SIZE = 10.0
-"""Retries that can be saved up."""
+"""Maximum number of saved retries."""
 
 _backoff = wait_random_exponential(multiplier=FIRST_BACKOFF)
 
 
 class RetryBudget:
-    """A bucket of retries, filled by calls and emptied by retries: an outage must not triple the load.
+    """A token bucket, filled by calls and emptied by retries: an outage must not triple the load.
 
-    The idea, and the two ways to earn, are Finagle's (https://twitter.github.io/finagle/guide/Clients.html#retries).
+    Finagle has the same two ways to earn (https://twitter.github.io/finagle/guide/Clients.html#retries).
     """
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class RetryBudget:
         self._save(BUDGET_RATIO)
 
     def spend(self) -> bool:
-        """Take one retry, if there is one."""
+        """Spend one retry; return whether there was one."""
         now = time.monotonic()
         self._save((now - self._filled_at) * BUDGET_RATE)
         self._filled_at = now
@@ -62,7 +62,7 @@ def seconds_of(retry_after: str | None) -> float | None:
     Returns
     -------
     float or None
-        Seconds from now, 0 or more; None if there is none, or it is neither a number of seconds nor an HTTP date.
+        Seconds from now, 0 or more; None if it is missing, or is neither a number of seconds nor an HTTP date.
     """
     if retry_after is None:
         return None
@@ -70,7 +70,7 @@ def seconds_of(retry_after: str | None) -> float | None:
         return float(retry_after) if len(retry_after) < 10 else math.inf
     try:
         moment = parsedate_to_datetime(retry_after)
-        if moment.tzinfo is None:  # "-0000", which says UTC
+        if moment.tzinfo is None:  # "-0000", which means UTC
             moment = moment.replace(tzinfo=UTC)
         return max(0.0, (moment - datetime.now(UTC)).total_seconds())
     except (ValueError, TypeError, ArithmeticError):
@@ -78,29 +78,29 @@ def seconds_of(retry_after: str | None) -> float | None:
 
 
 def _wait(state: RetryCallState) -> float:
-    """Wait as long as we were told, and on top of it as long as chance says: others were told the same."""
+    """Return `Retry-After` plus a random backoff, since other clients received the same `Retry-After`."""
     failure = state.outcome.exception() if state.outcome else None
     told = failure.retry_after if isinstance(failure, Failure) else None
     return (told or 0.0) + _backoff(state)
 
 
 def retrying(tries: int, deadline: float, budget: RetryBudget) -> AsyncRetrying:
-    """Make the retry loop of one call: tenacity's keeps its state in itself, so it is never shared.
+    """Make the retry loop of one call; tenacity keeps the state in it, so it cannot be shared.
 
     Parameters
     ----------
     tries
-        At most so many.
+        Maximum number of attempts.
     deadline
-        On the clock of the event loop; a wait that would end after it is not begun, and the call fails at once.
+        In the event loop's time; if a wait would end after it, the call fails at once.
     budget
-        What retries are taken from.
+        The budget that each retry is taken from.
     """
     now: Callable[[], float] = asyncio.get_running_loop().time
 
     def enough(state: RetryCallState) -> bool:
         late = now() + state.upcoming_sleep >= deadline
-        # The budget comes last: what it gives is spent.
+        # The budget comes last, since this spends a retry.
         return state.attempt_number >= tries or late or not budget.spend()
 
     return AsyncRetrying(

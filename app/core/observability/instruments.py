@@ -1,9 +1,9 @@
-"""The instruments.
+"""The metrics.
 
 Under gunicorn every worker writes its values into memory-mapped files in `PROMETHEUS_MULTIPROC_DIR`, and a
 scrape of any worker sums the files of all (`metrics_endpoint.py`). The files are named by the worker's slot
-(`METRICS_SLOT`), not by its process id: a worker that replaces another goes on with that one's counters, so they
-never go back, and there are never more files than slots (`app/server/gunicorn_conf.py` gives out the slots).
+(`METRICS_SLOT`), not by its process id: a worker that replaces another continues its counters, so they
+never decrease, and there are never more files than slots (`app/server/gunicorn_conf.py` assigns the slots).
 """
 
 import os
@@ -25,16 +25,16 @@ if MULTIPROCESS:
     _slot = os.environ.get("METRICS_SLOT", str(os.getpid()))
     values.ValueClass = values.MultiProcessValue(process_identifier=lambda: _slot)  # type: ignore[no-untyped-call]
 
-# It reports one process only, the one that is scraped; `process_sampler` reports all workers.
+# It reports only the process that is scraped; `process_sampler` reports all workers.
 REGISTRY.unregister(PROCESS_COLLECTOR)
 
-# Seconds; the advice of the OpenTelemetry semantic conventions for http.server.request.duration.
+# Seconds; recommended by the OpenTelemetry semantic conventions for http.server.request.duration.
 DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 
 HTTP_REQUESTS = Counter("http_requests", "Answered requests.", ["method", "path", "status"])
 HTTP_DURATION = Histogram(
     "http_request_duration_seconds",
-    "Seconds from the head of a request to the end of its answer.",
+    "Seconds from the head of a request to the end of its response.",
     ["method", "path"],
     buckets=DURATION_BUCKETS,
 )
@@ -48,22 +48,18 @@ HTTP_STREAMS = Gauge(
     "http_streams_open", "Streams and WebSockets that are open.", ["kind"], multiprocess_mode="livesum"
 )
 HTTP_IN_PROGRESS = Gauge("http_requests_in_progress", "Requests that are being served.", multiprocess_mode="livesum")
-HTTP_SHED = Counter(
-    "http_requests_shed", "Requests refused at once, because more work was there than can be done in time.", ["reason"]
-)
+HTTP_SHED = Counter("http_requests_shed", "Requests rejected because of too many requests in flight.", ["reason"])
 LOG_RECORDS_DROPPED = Counter(
-    "log_records_dropped", "Log lines that were not written, because stdout was closed or nobody read it."
+    "log_records_dropped", "Log lines that were not written because stdout was closed or not read."
 )
-IDEMPOTENT_REPLAYS = Counter("idempotent_replays", "Creates that were answered again from their Idempotency-Key.")
+IDEMPOTENT_REPLAYS = Counter("idempotent_replays", "Creates that were answered from their Idempotency-Key.")
 DB_POOL_CONNECTIONS = Gauge(
     "db_pool_connections",
     "Connections of the pools, by state.",
     ["state"],
     multiprocess_mode="livesum",
 )
-DB_POOL_WAITING = Gauge(
-    "db_pool_waiting", "Units of work that wait for a connection just now.", multiprocess_mode="livesum"
-)
+DB_POOL_WAITING = Gauge("db_pool_waiting", "Units of work that wait for a connection.", multiprocess_mode="livesum")
 DB_POOL_WAIT = Histogram(
     "db_pool_wait_seconds",
     "Seconds that a unit of work waited for a connection.",
@@ -75,21 +71,23 @@ DB_ERRORS = Counter(
     ["sqlstate_class"],
 )
 DB_SLOW_STATEMENTS = Counter("db_slow_statements", "Statements that took longer than DB_SLOW_STATEMENT.")
-DB_UP = Gauge("db_up", "1 while the database answers, else 0; of all workers the lowest.", multiprocess_mode="livemin")
+DB_UP = Gauge(
+    "db_up", "1 while the database answers, otherwise 0; minimum over the workers.", multiprocess_mode="livemin"
+)
 DOWNSTREAM_REQUESTS = Counter(
     "downstream_requests",
-    "Calls to other services, each counted once, by how it ended after all its tries.",
+    "Calls to other services by outcome, each counted once after all of its attempts.",
     ["service", "outcome"],
 )
 DOWNSTREAM_DURATION = Histogram(
     "downstream_request_duration_seconds",
-    "Seconds of a whole call to another service, retries and waits included; without those the breaker refused.",
+    "Seconds of a whole call to another service, including retries and waits; without calls that the breaker rejected.",
     ["service"],
     buckets=DURATION_BUCKETS,
 )
 DOWNSTREAM_BREAKER = Gauge(
     "downstream_breaker_state",
-    "Circuit breaker of another service: 0 closed, 1 half-open, 2 open; of all workers the highest.",
+    "Circuit breaker of another service: 0 closed, 1 half-open, 2 open; maximum over the workers.",
     ["service"],
     multiprocess_mode="livemax",
 )
@@ -98,23 +96,23 @@ AUTH_FAILURES = Counter(
 )
 AUTH_KEYS_AGE = Gauge(
     "auth_keys_age_seconds",
-    "Seconds since the issuer's keys were last read, or since the start; of all workers the highest.",
+    "Seconds since the issuer's keys were last read, or since startup; maximum over the workers.",
     multiprocess_mode="livemax",
 )
 SERVICE_READY = Gauge(
     "service_ready",
-    "What /health/ready says: 1 for 200, 0 for 503; of all workers the lowest.",
+    "The status of /health/ready: 1 for 200, 0 for 503; minimum over the workers.",
     multiprocess_mode="livemin",
 )
-WORKERS = Gauge("workers", "Workers that serve.", multiprocess_mode="livesum")
-WORKER_STARTS = Counter("worker_starts", "Workers that began to serve: the first ones, and each that replaced another.")
-THREADS_BUSY = Gauge("threads_busy", "Threads of anyio that are at work, of all workers.", multiprocess_mode="livesum")
+WORKERS = Gauge("workers", "Running workers.", multiprocess_mode="livesum")
+WORKER_STARTS = Counter("worker_starts", "Workers started, including replacements.")
+THREADS_BUSY = Gauge("threads_busy", "Busy threads of anyio, of all workers.", multiprocess_mode="livesum")
 EVENT_LOOP_LAG = Gauge(
     "event_loop_lag_seconds",
-    "Seconds by which the worker's last timer was late; of all workers the highest.",
+    "Seconds by which the worker's last timer was late; maximum over the workers.",
     multiprocess_mode="livemax",
 )
-PROCESS_CPU = Counter("process_cpu_seconds", "CPU seconds of all workers, since the service began.")
+PROCESS_CPU = Counter("process_cpu_seconds", "CPU seconds of all workers since the service started.")
 PROCESS_MEMORY = Gauge(
     "process_resident_memory_bytes", "Resident memory of all workers, in bytes.", multiprocess_mode="livesum"
 )
@@ -122,6 +120,6 @@ PROCESS_FDS = Gauge("process_open_fds", "Open file descriptors of all workers.",
 APP_INFO = Gauge("app_info", "Always 1; the version is in the label.", ["version"], multiprocess_mode="max")
 disable_created_metrics()  # type: ignore[no-untyped-call]
 APP_INFO.labels(__version__).set(1)
-# Made at once: a series that starts with its first failure hides that failure from `rate()`.
+# Created at once: a series that starts with its first failure hides that failure from `rate()`.
 for _class in ("none", "08", "40", "53", "57"):
     DB_ERRORS.labels(_class)

@@ -1,4 +1,4 @@
-"""One JSON object a line on stdout, for the app, uvicorn and gunicorn alike."""
+"""One JSON object in each line of stdout, for the app, uvicorn and gunicorn."""
 
 import logging
 import re
@@ -28,8 +28,8 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069
 # The logger of the line that every request writes.
 _ACCESS = "app.access"
 
-# Nothing of ours names them, and to find them out costs as much as the rest of a record: the Logging HOWTO,
-# "Optimization".
+# The log lines do not contain them, and finding them costs as much as the rest of a record (Logging HOWTO,
+# "Optimization").
 logging._srcfile = None  # noqa: SLF001 - as documented there
 logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
@@ -160,10 +160,10 @@ class LineHandler(logging.StreamHandler[Any]):
 def log_config(settings: Settings) -> dict[str, Any]:
     """Build the `logging.config.dictConfig` for the whole process.
 
-    gunicorn takes it as `logconfig_dict`; without gunicorn, `configure_logging` applies it. gunicorn's and
+    gunicorn receives it as `logconfig_dict`; scripts apply it themselves. gunicorn's and
     uvicorn's loggers do not propagate, because uvicorn's worker class hands gunicorn's handlers to uvicorn's.
     `uvicorn.access` is silent: the access line is written by `app.core.observability.access_log`, with the trace id.
-    With `ENVIRONMENT=development` on a terminal (`scripts/run --reload`) the lines are for people.
+    With `ENVIRONMENT=development` on a terminal (`scripts/run --reload`) the lines are readable text.
     """
     readable = settings.environment == "development" and sys.stdout is not None and sys.stdout.isatty()
     server_logger = {"level": settings.log_level, "handlers": ["stdout"], "propagate": False}
@@ -179,7 +179,7 @@ def log_config(settings: Settings) -> dict[str, Any]:
             "gunicorn.access": silent,
             "uvicorn.error": server_logger,
             "uvicorn.access": silent,
-            # One line a downstream call, with its URL; `app.core.client` says what there is to say.
+            # They log every call with its URL; `app.core.client` logs failures.
             "httpx2": {"level": "WARNING"},
             "httpcore2": {"level": "WARNING"},
         },

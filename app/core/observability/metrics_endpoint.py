@@ -1,4 +1,4 @@
-"""`GET /metrics`: the instruments of `app.core.observability.instruments`, over all workers."""
+"""`GET /metrics`: the metrics of `app.core.observability.instruments`, over all workers."""
 
 import asyncio
 import os
@@ -15,22 +15,22 @@ from starlette.responses import Response
 from app.core.observability.instruments import MULTIPROCESS
 
 router = APIRouter(tags=["operations"])
-# A scrape reads files: not on the event loop.
+# A scrape reads files, so it does not run on the event loop.
 _scraper = ThreadPoolExecutor(max_workers=1, thread_name_prefix="metrics")
 
 
 class WorkersCollector(Collector):
     """Sums the files of all workers.
 
-    The library's own fails, and the scrape with it, where it meets a file that a worker has just made: one without
-    a byte. Workers do so whenever they start, as the gauges of their predecessors are removed.
+    The library's own collector fails on an empty file, which a starting worker has just created, and the scrape fails
+    with it. Every worker creates such files, since the gauges of its predecessor are removed.
     """
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
 
     def collect(self) -> Iterable[Metric]:
-        """Read the files that have something in them."""
+        """Read the files that are not empty."""
         with os.scandir(self._folder) as entries:
             files = [entry.path for entry in entries if entry.name.endswith(".db") and _has_content(entry)]
         metrics: Iterable[Metric] = multiprocess.MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]
@@ -40,7 +40,7 @@ class WorkersCollector(Collector):
 def _has_content(file: os.DirEntry[str]) -> bool:
     try:
         return file.stat().st_size > 0
-    except FileNotFoundError:  # its worker has just died
+    except FileNotFoundError:  # its worker has just ended
         return False
 
 

@@ -1,6 +1,6 @@
-"""Traces by OpenTelemetry: requests, statements, calls downstream. See docs/adr/0011-traces-share-our-trace-id.md.
+"""Traces by OpenTelemetry: requests, statements, calls to other services. See docs/adr/0011-*.
 
-`app.main` imports this module only where `OTEL_EXPORTER_OTLP_ENDPOINT` is set: else nothing of it costs anything.
+`app.main` imports this module only if `OTEL_EXPORTER_OTLP_ENDPOINT` is set, so that it costs nothing otherwise.
 """
 
 import asyncio
@@ -39,22 +39,22 @@ from app.core.observability.trace_id import (
     w3c_trace_id,
 )
 
-# The instrumentation of httpx2 speaks the conventions of 2021 unless told otherwise; FastAPI speaks the stable ones.
+# By default the instrumentation of httpx2 uses the conventions of 2021; FastAPI uses the stable ones.
 os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http")
 
 from opentelemetry.instrumentation.httpx import HTTPX2ClientInstrumentor
 
 _EXPORT_SECONDS = 5.0
-"""A collector that takes longer for a batch loses it."""
+"""A batch is dropped if the collector takes longer."""
 _LAST_SECONDS = 2.0
-"""What is left may be sent for so long when the process ends."""
+"""Time to send the remaining spans when the process ends."""
 
 _root: ContextVar[int | None] = ContextVar("root_trace_id", default=None)
 _own_id: ContextVar[str | None] = ContextVar("own_trace_id", default=None)
 
 
 class _Ids(RandomIdGenerator):
-    """Gives a trace that begins here the id of its request."""
+    """Gives a new trace the id of its request."""
 
     def generate_trace_id(self) -> int:
         chosen = _root.get()
@@ -63,7 +63,7 @@ class _Ids(RandomIdGenerator):
 
 
 class _Propagator(TraceContextTextMapPropagator):
-    """Reads what `app.core.observability.trace_id` reads, so that both mean the same trace."""
+    """Reads headers with `app.core.observability.trace_id`, so that both use the same trace."""
 
     def extract(
         self,
@@ -82,10 +82,10 @@ class _Propagator(TraceContextTextMapPropagator):
         w3c_id = w3c_trace_id(given) if given is not None else None
         if parent is not None and w3c_id in {None, parent.trace_id}:
             return trace.set_span_in_context(_remote(parent, carrier), context)
-        assert given is not None  # noqa: S101 - else there is a parent, and it is taken
+        assert given is not None  # noqa: S101 - otherwise there is a parent, which was returned above
         if w3c_id == given or parent is None:
             _root.set(int(w3c_id or "", 16))
-        else:  # an id of another form beside a trace: the trace goes on
+        else:  # an id of another form beside a trace: continue the trace
             w3c_id = parent.trace_id
             context = trace.set_span_in_context(_remote(parent, carrier), context)
         if w3c_id != given:
@@ -106,7 +106,7 @@ def _remote(parent: Parent, headers: Headers) -> NonRecordingSpan:
 
 
 class _Finish(SpanProcessor):
-    """Adds our own trace id where it differs, and takes away what the logs do not have either."""
+    """Adds the request's own id where it differs, and removes what must not be in the logs either."""
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:  # noqa: ARG002
         if span.kind is not SpanKind.SERVER:
@@ -118,7 +118,7 @@ class _Finish(SpanProcessor):
 
 
 class Telemetry:
-    """The spans of one app, and the way to the collector. Make it after the fork: it starts a thread.
+    """The spans of one app, and their export. Create it after the fork: it starts a thread.
 
     Parameters
     ----------
@@ -146,7 +146,7 @@ class Telemetry:
         self._provider.add_span_processor(_Finish())
         endpoint = f"{str(settings.otel_exporter_otlp_endpoint).rstrip('/')}/v1/traces"
         exporter = OTLPSpanExporter(endpoint=endpoint, timeout=_EXPORT_SECONDS)
-        # Full, its queue drops: no request ever waits for the collector.
+        # A full queue drops spans: no request ever waits for the collector.
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         propagate.set_global_textmap(_Propagator())
         self.config: TelemetryConfig = {
@@ -166,22 +166,22 @@ class Telemetry:
             HTTPX2ClientInstrumentor.instrument_client(client, tracer_provider=self._provider)
 
     async def stop(self) -> None:
-        """Send what is left, within a bound."""
+        """Send the remaining spans, with a timeout."""
         loop, sent = asyncio.get_running_loop(), asyncio.Event()
 
         def send() -> None:
             self._provider.shutdown()
-            with contextlib.suppress(RuntimeError):  # nobody waits any more, and the loop is gone
+            with contextlib.suppress(RuntimeError):  # the wait has timed out, and the loop is closed
                 loop.call_soon_threadsafe(sent.set)
 
-        # A thread of its own, which nobody joins: the exporter waits for a collector that is away.
+        # A thread that is not joined: the exporter waits for an unavailable collector.
         threading.Thread(target=send, daemon=True).start()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(sent.wait(), _LAST_SECONDS)
 
 
 def _follow_span(context: ContextVarsContext) -> None:
-    """Have what runs next in this context belong to the span of another one, without its baggage."""
+    """Continue the span of another context, without its baggage."""
     attach(trace.set_span_in_context(context.run(trace.get_current_span), Context()))
 
 
@@ -193,7 +193,7 @@ def _is_untraced(scope: MutableMapping[str, Any]) -> bool:
 
 
 class _Statements:
-    """Makes a span of every statement, in the trace of the request that ran it."""
+    """Creates a span for every statement, in the trace of the request that ran it."""
 
     def __init__(self, tracer: trace.Tracer) -> None:
         self._tracer = tracer
@@ -216,7 +216,7 @@ class _Statements:
             },
         )
         if error is not None:
-            # The SQLSTATE alone: the server's text quotes values.
+            # Only the SQLSTATE: the server's text quotes values.
             state = getattr(error, "pgcode", None)
             if state:
                 span.set_attribute("db.response.status_code", state)

@@ -1,6 +1,6 @@
-"""Trace ids: taken from the request or made, held in a context variable, sent on.
+"""Trace ids: read from the request or created, stored in a context variable, passed on.
 
-The header `X-Trace-ID` is ours; `traceparent` is W3C Trace Context
+The header `X-Trace-ID` is the service's own; `traceparent` is W3C Trace Context
 (https://www.w3.org/TR/trace-context/#traceparent-header).
 """
 
@@ -23,20 +23,20 @@ _otel: ContextVar[str | None] = ContextVar("otel_trace_id", default=None)
 
 set_trace_id = _current.set
 get_trace_id = _current.get
-# Whether the caller records its trace: then those that we call should, too.
+# Whether the caller records its trace: services that are called should record it too.
 is_sampled = _sampled.get
-# The id of the span that `opentelemetry` began for a request without an id: the request takes it.
+# The id of the span that `opentelemetry` began for a request without an id; the request uses it.
 expect_trace_id = _expected.set
-# The id of the span, where the request's own is not of the W3C's form.
+# The id of the span, where the request's own id does not have the W3C form.
 set_otel_trace_id = _otel.set
 get_otel_trace_id = _otel.get
 
-# What else is to follow when work goes on in the trace of another context; the module `opentelemetry` adds its span.
+# Called when work continues in the trace of another context; the module `opentelemetry` adds its span.
 followers: list[Callable[[Context], None]] = []
 
 
 def follow_trace(context: Context) -> None:
-    """Take the trace of another context, and nothing else of it."""
+    """Use the trace of another context, and nothing else from it."""
     _current.set(context.get(_current))
     _sampled.set(context.get(_sampled, False))
     _otel.set(context.get(_otel))
@@ -53,12 +53,12 @@ class Parent(NamedTuple):
 
 
 def new_trace_id() -> str:
-    """Make a trace id of 32 hex digits."""
+    """Create a trace id of 32 hexadecimal digits."""
     return _expected.get() or f"{random.getrandbits(128):032x}"
 
 
 def w3c_trace_id(trace_id: str) -> str:
-    """Turn a trace id into 32 lower-case hex digits (W3C Trace Context, section 3.2.2.3), always the same ones."""
+    """Map a trace id to 32 lower-case hexadecimal digits (W3C Trace Context, section 3.2.2.3), always to the same."""
     if _W3C_ID.fullmatch(trace_id):
         return trace_id
     return hashlib.blake2b(trace_id.encode(), digest_size=16).hexdigest()
@@ -70,13 +70,13 @@ def trace_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
     Parameters
     ----------
     headers
-        The header fields as ASGI has them: lower-case names, raw values.
+        The header fields as in ASGI: lower-case names, raw values.
 
     Returns
     -------
     str
-        A valid `X-Trace-ID`, else the trace id of a valid `traceparent`, else a new one. A header
-        that is bad, or that is sent twice with different values, counts as not sent.
+        A valid `X-Trace-ID`, otherwise the trace id of a valid `traceparent`, otherwise a new one. A header that is
+        invalid, or sent twice with different values, is ignored.
     """
     given, parent = ids_of(headers)
     if parent is not None and parent.flags & _SAMPLED:
@@ -108,7 +108,7 @@ def _parent(traceparent: bytes) -> Parent | None:
     if match is None:
         return None
     version, trace_id, span_id, flags, rest = match.groups()
-    # Version 00 has exactly four fields; a later version may add some.
+    # Version 00 has exactly four fields; later versions may add some.
     if version == b"00" and rest is not None:
         return None
     return Parent(trace_id.decode("ascii"), span_id.decode("ascii"), int(flags, 16))
