@@ -1,4 +1,4 @@
-"""The application: a table of contents."""
+"""The application: what it is composed of, in which order."""
 
 import logging.config
 from collections.abc import AsyncIterator
@@ -15,16 +15,15 @@ from app import __version__
 from app.core.api import swagger_ui
 from app.core.api.openapi import OperationIds, truthful
 from app.core.auth.failures import NotStarted
-from app.core.client import new_pool
-from app.core.config import Settings, load_settings
+from app.core.config import Settings, load, load_settings
 from app.core.database import Database, HealthCheck
-from app.core.errors import handle_http_error, handle_validation_error
+from app.core.errors import handle_http_error, handle_unexpected_error, handle_validation_error
+from app.core.middleware.application import Application
 from app.core.middleware.body_limit import BodyLimitMiddleware
 from app.core.middleware.concurrency_limit import ConcurrencyLimitMiddleware
 from app.core.middleware.hosts import HostMiddleware
 from app.core.middleware.methods import MethodMiddleware
 from app.core.middleware.operations_port import OperationsPortMiddleware
-from app.core.middleware.request import RequestMiddleware
 from app.core.middleware.route_table import RouteTable
 from app.core.middleware.unhandled_errors import UnhandledErrorMiddleware
 from app.core.observability import metrics_endpoint
@@ -33,8 +32,9 @@ from app.core.observability.process_sampler import sample_process
 from app.health import router as health
 from app.items import router as items
 from app.items import stock
+from app.items.settings import InventorySettings
 
-# Requests in flight a worker, beyond which it refuses (docs/reliability.md): a fraction of a second's work.
+# Requests in flight per worker beyond which it rejects (docs/reliability.md): a fraction of a second's work.
 _IN_FLIGHT, _IN_FLIGHT_A_CONNECTION = 256, 32
 
 if TYPE_CHECKING:
@@ -44,22 +44,18 @@ if TYPE_CHECKING:
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Own what lives as long as the process; nothing here needs the database to be there."""
+    """Open what lives as long as the process; none of it needs the database to be up.
+
+    A feature that needs something of its own has a lifespan in its router.
+    """
     settings: Settings = app.state.settings
     telemetry = app.state.telemetry
     app.state.database = Database(settings, [telemetry.observe_statement] if telemetry else ())
     app.state.health_check = HealthCheck(settings)
-    # Its certificates of authorities take 50 ms and more to read, and 3 to 7 MB: only where there is somebody to call.
-    pool = new_pool() if settings.inventory_url else None
-    app.state.inventory = stock.inventory_of(settings, pool)
-    if app.state.telemetry is not None:
-        app.state.telemetry.start(pool)
     async with sample_process(app.state.health_check.is_up), _authentication(settings) as app.state.verifier:
         yield
-    if app.state.telemetry is not None:
-        await app.state.telemetry.stop()
-    if pool is not None:
-        await pool.aclose()
+    if telemetry is not None:
+        await telemetry.stop()
     app.state.health_check.close()
     app.state.database.dispose()
 
@@ -76,9 +72,9 @@ async def _authentication(settings: Settings) -> "AsyncIterator[Verifier | None]
 
 
 def _middleware(settings: Settings, routes: RouteTable) -> list[Middleware]:
-    """List the middleware, outermost first."""
+    """List the middleware inside of `RequestMiddleware`, outermost first."""
     in_flight = max(_IN_FLIGHT, _IN_FLIGHT_A_CONNECTION * settings.db_pool_size)
-    stack = [Middleware(RequestMiddleware, routes=routes, log_caller=settings.log_caller)]
+    stack = []
     if settings.ops_port is not None:
         stack.append(Middleware(OperationsPortMiddleware, port=settings.ops_port))
     if settings.trusted_hosts:
@@ -104,7 +100,7 @@ def _middleware(settings: Settings, routes: RouteTable) -> list[Middleware]:
         *stack,
         Middleware(UnhandledErrorMiddleware),
         Middleware(ConcurrencyLimitMiddleware, limit=in_flight, streams=settings.max_streams, routes=routes),
-        Middleware(BodyLimitMiddleware, max_body_bytes=settings.max_body_bytes),
+        Middleware(BodyLimitMiddleware, max_body_bytes=settings.max_body_bytes, routes=routes),
         Middleware(MethodMiddleware, routes=routes),
     ]
 
@@ -129,7 +125,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     logging.config.dictConfig(log_config(settings))
     routes = RouteTable()
     telemetry = _telemetry(settings)
-    app = FastAPI(
+    app = Application(
         title=settings.service_name,
         version=__version__,
         lifespan=lifespan,
@@ -137,6 +133,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         exception_handlers={
             HTTPException: handle_http_error,
             RequestValidationError: handle_validation_error,
+            Exception: handle_unexpected_error,
         },
         openapi_url="/openapi.json" if settings.docs_enabled else None,
         docs_url=None,
@@ -152,7 +149,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     # The busiest first: FastAPI tries one router after the other.
     app.include_router(items.router)
-    app.include_router(stock.router)
+    if load(InventorySettings).inventory_url is not None:
+        app.include_router(stock.router)
     app.include_router(health.router)
     app.include_router(metrics_endpoint.router)
     if settings.docs_enabled:

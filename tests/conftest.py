@@ -18,15 +18,17 @@ from pydantic import SecretStr
 from starlette.testclient import TestClient
 
 from app.core.config import Settings
+from app.items.settings import InventorySettings
 from tests.support.cluster import Cluster, clean, connected, run
 from tests.support.proxy import Proxy
 from tests.support.service import Service
 
 # `app.main` makes an app while it is imported, and with it settings; it does not connect.
-for _name in (*Settings.model_fields, "prometheus_multiproc_dir", "metrics_slot"):
+for _name in (*Settings.model_fields, *InventorySettings.model_fields, "prometheus_multiproc_dir", "metrics_slot"):
     os.environ.pop(_name.upper(), None)
 os.environ["DATABASE_URL"] = "postgresql://nobody@127.0.0.1:1/nowhere"
-Settings.model_config["env_file"] = None
+for _kind in (Settings, InventorySettings):
+    _kind.model_config["env_file"] = None
 
 from app.core.observability.logs import LineHandler, log_config  # noqa: E402
 from app.main import create_app  # noqa: E402
@@ -148,10 +150,16 @@ def settings(make_settings: MakeSettings) -> Settings:
 
 
 @pytest.fixture
-def make_client(make_settings: MakeSettings) -> Iterator[MakeClient]:
-    """Make clients of apps with special settings."""
+def make_client(make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeClient]:
+    """Make clients of apps with special settings; those that are a feature's are in the environment."""
     with contextlib.ExitStack() as stack:
-        yield lambda **fields: stack.enter_context(TestClient(create_app(make_settings(**fields))))
+
+        def make(**fields: Any) -> TestClient:
+            for name in fields.keys() - Settings.model_fields.keys():
+                monkeypatch.setenv(name.upper(), str(fields.pop(name)))
+            return stack.enter_context(TestClient(create_app(make_settings(**fields))))
+
+        yield make
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@ ROUTES = {
     "/items": {"GET", "POST"},
     "/items/batch": {"POST"},
     "/items/{item_id}": {"GET", "PATCH", "DELETE"},
-    "/items/{item_id}/stock": {"GET"},
 }
 
 

@@ -7,7 +7,7 @@ import sys
 from datetime import UTC, datetime
 from functools import lru_cache
 from ipaddress import ip_network
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 
 import psycopg2
 from psycopg2.extensions import parse_dsn
@@ -113,8 +113,8 @@ ServiceURL = Annotated[HttpUrl, AfterValidator(_service_url)]
 PostgresURL = Annotated[SecretStr, AfterValidator(_libpq_url)]
 
 
-class Settings(BaseSettings):
-    """All variables that the service reads. Durations are in seconds, sizes in bytes."""
+class EnvironmentSettings(BaseSettings):
+    """Settings from environment variables and `.env`: the base of the service's own and of a feature's."""
 
     model_config = SettingsConfigDict(
         env_file=".env",
@@ -123,6 +123,10 @@ class Settings(BaseSettings):
         frozen=True,
         hide_input_in_errors=True,
     )
+
+
+class Settings(EnvironmentSettings):
+    """All variables that the service reads. Durations are in seconds, sizes in bytes."""
 
     service_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,63}$")] = __title__
     environment: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,63}$")] = "production"
@@ -154,7 +158,6 @@ class Settings(BaseSettings):
     auth_algorithms: Annotated[tuple[Algorithm, ...], NoDecode, BeforeValidator(_comma_separated)] = ()
     log_caller: bool = True
 
-    inventory_url: ServiceURL | None = None
     docs_enabled: bool = True
     otel_exporter_otlp_endpoint: ServiceURL | None = None
 
@@ -182,14 +185,11 @@ def _problem(loc: tuple[int | str, ...], message: str) -> str:
     return f"{str(loc[0]).upper()}: {message}"
 
 
-@lru_cache(maxsize=1)
-def load_settings() -> Settings:
-    """Read the settings once, or exit.
+S = TypeVar("S", bound=EnvironmentSettings)
 
-    Returns
-    -------
-    Settings
-        The validated settings, the same object at every call.
+
+def load(kind: type[S]) -> S:
+    """Read settings from the environment, or exit; a feature has a class of its own for its variables.
 
     Raises
     ------
@@ -198,7 +198,7 @@ def load_settings() -> Settings:
         may be a secret.
     """
     try:
-        return Settings()
+        return kind()
     except ValidationError as error:
         problems = "; ".join(_problem(e["loc"], e["msg"]) for e in error.errors())
         line = {
@@ -211,3 +211,9 @@ def load_settings() -> Settings:
         sys.stdout.write(json.dumps(line) + "\n")
         sys.stdout.flush()
         sys.exit(1)
+
+
+@lru_cache(maxsize=1)
+def load_settings() -> Settings:
+    """Read the settings of the service; every call returns the same object."""
+    return load(Settings)

@@ -1,7 +1,7 @@
-"""Errors as the client sees them: a class an error, one body, two media types.
+"""Errors as clients see them: a class for each, one body, two media types.
 
-The body is our envelope, or RFC 9457 (`application/problem+json`) for a client that asks for it. A feature adds
-its own errors by subclassing `APIError`.
+The body is the envelope of docs/api.md, or RFC 9457 (`application/problem+json`) for a client that asks for it. A
+feature adds its own errors by subclassing `APIError`; FastAPI's `HTTPException` works, too.
 """
 
 import http
@@ -26,10 +26,11 @@ _MAX_LOCATION = 10
 _MAX_MESSAGE = 500
 _MAX_PROBLEM_BYTES = 12_000
 _MAX_INSTANCE = 512
+_WITHOUT_BODY = frozenset({204, 304})  # RFC 9110, section 8.6
 
 
 class APIError(HTTPException):
-    """An error with a code, a status and a message that may leave the house.
+    """An error with a code, a status and a message for the client.
 
     It is an `HTTPException` because FastAPI turns anything else that is raised while it reads a body into
     a 400 of its own.
@@ -62,7 +63,7 @@ class APIError(HTTPException):
 
 
 class InternalError(APIError):
-    """A defect of ours."""
+    """A defect of this service."""
 
 
 class InvalidInput(APIError):
@@ -97,13 +98,13 @@ class MethodNotAllowed(APIError):
 
 
 class Conflict(APIError):
-    """The row contradicts others, or others refer to it (SQLSTATE 23505, 23503)."""
+    """The change conflicts with other rows, such as one that refers to this one (SQLSTATE 23505, 23503)."""
 
     code, status, default_message = "CONFLICT", 409, "Conflicts with the current state"
 
 
 class PayloadTooLarge(APIError):
-    """The body is larger than `MAX_BODY_BYTES`."""
+    """The body is larger than `MAX_BODY_BYTES`, or than the `max_body_size` of its route."""
 
     code, status, default_message = "PAYLOAD_TOO_LARGE", 413, "The request body is too large"
 
@@ -134,7 +135,7 @@ class DatabaseError(APIError):
 class Overloaded(APIError):
     """More work than can be done in time (`app/core/middleware/concurrency_limit.py`)."""
 
-    code, status, default_message = "OVERLOADED", 503, "Too much to do at the moment"
+    code, status, default_message = "OVERLOADED", 503, "The service is overloaded, retry later"
     default_headers: ClassVar[Mapping[str, str]] = {"Retry-After": "1"}
 
 
@@ -160,19 +161,22 @@ class DownstreamTimeout(APIError):
 _BY_STATUS: dict[int, type[APIError]] = {
     error.status: error
     for error in (
+        InternalError,
         InvalidInput,
         Unauthenticated,
         Forbidden,
         NotFound,
         MethodNotAllowed,
+        Conflict,
         PayloadTooLarge,
+        HeadTooLarge,
         UnsupportedMediaType,
     )
 }
 
 
 def wants_problem_json(headers: Headers) -> bool:
-    """Tell whether `Accept` names `application/problem+json`, and no less than `application/json`.
+    """Return whether `Accept` names `application/problem+json`, and no less than `application/json`.
 
     Quality values are those of RFC 9110, section 12.4.2.
     """
@@ -187,6 +191,57 @@ def wants_problem_json(headers: Headers) -> bool:
     return quality.get(PROBLEM_JSON, 0.0) > 0.0 and quality[PROBLEM_JSON] >= quality.get("application/json", 0.0)
 
 
+def render_error(
+    scope: Scope, status: int, code: str, message: str, errors: Sequence[Mapping[str, Any]] | None = None
+) -> tuple[str, bytes]:
+    """Render the body of an error: the one place that does.
+
+    Parameters
+    ----------
+    scope
+        The ASGI scope of the request, for `Accept` and for the path.
+    status, code, message, errors
+        As in `APIError`.
+
+    Returns
+    -------
+    tuple[str, bytes]
+        Its media type, and the envelope `{"detail": {...}, "trace_id": ...}` or a problem document (RFC 9457,
+        section 3).
+    """
+    extensions = {} if errors is None else {"errors": errors}
+    if not _may_want_problem_json(scope) or not wants_problem_json(Headers(scope=scope)):
+        body: dict[str, Any] = {
+            "detail": {"code": code, "message": message, **extensions},
+            "trace_id": get_trace_id(),
+        }
+        # Writes UTF-8 at once; a lone surrogate cannot be written, so texts of clients are made clean first.
+        return "application/json", pydantic_core.to_json(body)
+    problem = {
+        "type": "about:blank",
+        "title": _phrase(status),
+        "status": status,
+        "detail": message,
+        "instance": scope.get("path", "")[:_MAX_INSTANCE],
+        "code": code,
+        "trace_id": get_trace_id(),
+        **extensions,
+    }
+    return PROBLEM_JSON, pydantic_core.to_json(problem)
+
+
+def _may_want_problem_json(scope: Scope) -> bool:
+    """Return whether it is worth parsing `Accept`: overload makes many errors, and few clients ask for this."""
+    return any(name == b"accept" and b"problem" in value.lower() for name, value in scope["headers"])
+
+
+def _phrase(status: int) -> str:
+    try:
+        return http.HTTPStatus(status).phrase
+    except ValueError:  # not one of the registered ones
+        return "Error"
+
+
 def error_response(
     scope: Scope,
     status: int,
@@ -196,46 +251,25 @@ def error_response(
     errors: Sequence[Mapping[str, Any]] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """Render an error: the one place that does.
-
-    Parameters
-    ----------
-    scope
-        The ASGI scope of the request, for `Accept` and for the path.
-    status, code, message, errors, headers
-        As in `APIError`.
-
-    Returns
-    -------
-    Response
-        The envelope `{"detail": {...}, "trace_id": ...}`, or a problem document (RFC 9457, section 3).
-    """
-    extensions = {"errors": errors} if errors is not None else {}
-    if wants_problem_json(Headers(scope=scope)):
-        media_type = PROBLEM_JSON
-        body = {
-            "type": "about:blank",
-            "title": http.HTTPStatus(status).phrase,
-            "status": status,
-            "detail": message,
-            "instance": scope.get("path", "")[:_MAX_INSTANCE],
-            "code": code,
-            "trace_id": get_trace_id(),
-            **extensions,
-        }
-    else:
-        media_type = "application/json"
-        body = {
-            "detail": {"code": code, "message": message, **extensions},
-            "trace_id": get_trace_id(),
-        }
-    # pydantic's serialiser writes UTF-8 at once; a lone surrogate cannot be written, so names are made clean first.
-    content = pydantic_core.to_json(body)
+    """Make the response of an error; the parameters are those of `render_error` and `APIError`."""
+    media_type, content = render_error(scope, status, code, message, errors)
     return Response(content, status, {"Vary": "Accept", **(headers or {})}, media_type)
 
 
+def code_of(status: int) -> str:
+    """Return the code of an error that has no class of its own, such as `TOO_MANY_REQUESTS` for 429."""
+    if (known := _BY_STATUS.get(status)) is not None:
+        return known.code
+    if status == http.HTTPStatus.BAD_REQUEST:
+        return InvalidInput.code
+    try:
+        return http.HTTPStatus(status).name
+    except ValueError:
+        return InvalidInput.code if status < 500 else InternalError.code
+
+
 def response_for(scope: Scope, error: HTTPException) -> Response:
-    """Render whatever HTTP error was raised, ours or the framework's."""
+    """Render an HTTP error: an `APIError`, or FastAPI's `HTTPException` with its detail as the message."""
     if isinstance(error, APIError):
         return error_response(
             scope,
@@ -245,12 +279,27 @@ def response_for(scope: Scope, error: HTTPException) -> Response:
             errors=error.errors,
             headers=error.headers,
         )
-    known = _BY_STATUS.get(error.status_code) or (InternalError if error.status_code >= 500 else InvalidInput)
-    return error_response(scope, error.status_code, known.code, known.default_message, headers=error.headers)
+    status, headers = error.status_code, dict(error.headers or {})
+    if status in _WITHOUT_BODY:
+        return Response(status_code=status, headers=headers)
+    if status == http.HTTPStatus.SERVICE_UNAVAILABLE and "retry-after" not in map(str.lower, headers):
+        headers["Retry-After"] = "1"
+    return error_response(scope, status, code_of(status), _message_of(error), headers=headers)
+
+
+def _message_of(error: HTTPException) -> str:
+    """Return the detail as one text; FastAPI allows any JSON value."""
+    detail: Any = error.detail
+    if not isinstance(detail, str):
+        detail = pydantic_core.to_json(detail, fallback=str).decode()
+    known = _BY_STATUS.get(error.status_code)
+    if known is not None and detail == _phrase(error.status_code):  # what Starlette puts in where nothing was given
+        return known.default_message
+    return str(detail)[:_MAX_MESSAGE].encode("utf-8", "replace").decode("utf-8")
 
 
 def _clean(part: int | str) -> int | str:
-    """Make a member name that the client chose fit for an answer: short, and valid Unicode."""
+    """Shorten a member name that the client chose, and make it valid Unicode."""
     if isinstance(part, int):
         return part
     return part[:_LONGEST_NAME].encode("utf-8", "replace").decode("utf-8")
@@ -285,3 +334,8 @@ def _problems(found: Sequence[Any]) -> list[dict[str, Any]]:
     if more := len(found) - len(problems):
         problems.append({"loc": [], "msg": f"and {more} more", "type": "too_many_errors"})
     return problems
+
+
+async def handle_unexpected_error(request: Request, error: Exception) -> Response:  # noqa: ARG001 - FastAPI's signature
+    """Answer an exception that nothing else handled; `@app.exception_handler(Exception)` takes this one's place."""
+    return response_for(request.scope, InternalError())

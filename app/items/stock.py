@@ -1,20 +1,38 @@
 """`/items/{item_id}/stock`: what the inventory service says."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated
 
-import httpx2
-from fastapi import Depends, Path, Request
+from fastapi import Depends, FastAPI, Path, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.core.api import openapi
 from app.core.api.router import APIRouter
 from app.core.api.types import MAX_ID, Id, IdText
-from app.core.client import Downstream
-from app.core.config import Settings
-from app.core.errors import DownstreamError, DownstreamTimeout, NotFound
+from app.core.client import Downstream, new_pool
+from app.core.config import load
+from app.core.errors import DownstreamError, DownstreamTimeout
 from app.items.errors import ItemNotFound
+from app.items.settings import InventorySettings
 
-router = APIRouter(prefix="/items", tags=["items"], scopes="items")
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Open the connections to the inventory service.
+
+    Its client reads the certificates of authorities, which takes 50 ms and more, and 3 to 7 MB.
+    """
+    url = load(InventorySettings).inventory_url
+    async with new_pool() as pool:
+        if app.state.telemetry is not None:
+            app.state.telemetry.trace_calls(pool)
+        app.state.inventory = Downstream("inventory", str(url), pool)
+        yield
+
+
+router = APIRouter(prefix="/items", tags=["items"], scopes="items", lifespan=_lifespan)
+"""Included only where `INVENTORY_URL` is set."""
 
 Quantity = Annotated[int, Field(ge=0, le=MAX_ID, examples=[12])]
 
@@ -34,19 +52,12 @@ class _Level(BaseModel):
     quantity: Quantity
 
 
-def inventory_of(settings: Settings, pool: httpx2.AsyncClient | None) -> Downstream | None:
-    """Make the inventory service, if there is one."""
-    return Downstream("inventory", str(settings.inventory_url), pool) if pool and settings.inventory_url else None
-
-
 async def _inventory(request: Request) -> Downstream:
-    inventory: Downstream | None = request.app.state.inventory
-    if inventory is None:
-        raise NotFound
+    inventory: Downstream = request.app.state.inventory
     return inventory
 
 
-@router.get("/{item_id}/stock", responses=openapi.errors(ItemNotFound, NotFound, DownstreamError, DownstreamTimeout))
+@router.get("/{item_id}/stock", responses=openapi.errors(ItemNotFound, DownstreamError, DownstreamTimeout))
 async def get_stock(item_id: Annotated[IdText, Path()], inventory: Annotated[Downstream, Depends(_inventory)]) -> Stock:
     """Ask the inventory service how many of an item there are.
 

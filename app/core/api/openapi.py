@@ -1,4 +1,4 @@
-"""The OpenAPI document, made to tell the truth: every status, header and error body of every operation."""
+"""The OpenAPI document, completed: every status, header and error body of every operation."""
 
 import http
 from collections.abc import Callable
@@ -152,7 +152,7 @@ class OperationIds:
 
 
 def truthful(app: FastAPI) -> Callable[[], dict[str, Any]]:
-    """Wrap `app.openapi`: add what FastAPI cannot know, and correct what it guesses."""
+    """Wrap `app.openapi`: add what FastAPI does not know, and correct what it assumes."""
     original = app.openapi
 
     def openapi() -> dict[str, Any]:

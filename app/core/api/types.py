@@ -2,10 +2,12 @@
 
 import re
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema
+
+from app.core.api.input.json_body import JSONNumber
 
 MAX_ID = 2**63 - 1
 """The largest of PostgreSQL's `bigint`."""
@@ -28,7 +30,18 @@ def _decimal_text(value: object) -> object:
     return value
 
 
+def _exact(value: object) -> object:
+    """Take a number of a JSON body as it was sent."""
+    if not isinstance(value, JSONNumber):
+        return value
+    try:
+        return Decimal(value.text)
+    except InvalidOperation:  # its exponent has more digits than `Decimal` can hold
+        raise ValueError("must be a number") from None
+
+
 def _json_number(value: object) -> object:
+    value = _exact(value)
     if isinstance(value, bool) or not isinstance(value, int | Decimal):
         raise ValueError("must be a JSON number")  # noqa: TRY004 - pydantic turns a ValueError into a 422
     return value
@@ -36,6 +49,7 @@ def _json_number(value: object) -> object:
 
 def _json_integer(value: object) -> object:
     """Take a whole JSON number, also `2.0` (JSON Schema, 6.1.1); bounded first, as `1e999999` is one, too."""
+    value = _exact(value)
     if isinstance(value, Decimal) and value.adjusted() < 20 and value == value.to_integral_value():
         return int(value)
     if isinstance(value, bool) or not isinstance(value, int):

@@ -3,17 +3,29 @@
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core.errors import PayloadTooLarge, response_for
+from app.core.middleware.route_table import RouteTable
 
 
 class BodyLimitMiddleware:
-    """Refuses a body over `max_body_bytes`, declared or chunked (RFC 9110, section 15.5.14).
+    """Rejects a body that is too large, declared or chunked (RFC 9110, section 15.5.14).
 
-    FastAPI's own `max_body_size` answers text/plain in one of the two cases.
+    A route sets a limit of its own as FastAPI documents it, `@router.post("", max_body_size=...)`; FastAPI by itself
+    would run a handler that does not read the body, and answer text/plain.
+
+    Parameters
+    ----------
+    app
+        The application.
+    max_body_bytes
+        The limit for every other route.
+    routes
+        Where the routes' own limits are found.
     """
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_body_bytes: int, routes: RouteTable) -> None:
         self.app = app
         self.max_body_bytes = max_body_bytes
+        self.routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
@@ -21,8 +33,9 @@ class BodyLimitMiddleware:
             await self.app(scope, receive, send)
             return
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-        if declared.isdigit() and int(declared) > self.max_body_bytes:
-            # Without `Connection: close`: whoever sends first and reads then would meet a reset, not the answer.
+        limit = self.routes.body_limit(scope["method"], scope["path"], self.max_body_bytes)
+        if declared.isdigit() and int(declared) > limit:
+            # Without `Connection: close`: a client that sends all before it reads would get a reset instead of this.
             await response_for(scope, PayloadTooLarge())(scope, receive, send)
             return
         received = 0
@@ -31,7 +44,7 @@ class BodyLimitMiddleware:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self.max_body_bytes:
+            if received > limit:
                 raise PayloadTooLarge
             return message
 

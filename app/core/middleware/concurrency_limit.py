@@ -4,27 +4,17 @@ A request counts from when it was received completely until its response is made
 slowly do not use up the limit. Streams and WebSockets have a limit of their own. Probes and scrapes always pass.
 """
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core.config import PROBE_PATHS
-from app.core.errors import Overloaded, response_for, wants_problem_json
+from app.core.errors import Overloaded, render_error, response_for
 from app.core.lifecycle import EARLY_RETRY, REJECT, REJECTED, Rejection, lifecycle
 from app.core.middleware.request import record_rejection
 from app.core.middleware.route_table import RouteTable
 from app.core.middleware.streams import Stream, StreamLimit, is_stream
 from app.core.observability.instruments import HTTP_SHED
-from app.core.observability.trace_id import get_trace_id
 
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
-_BODY = b'{"detail":{"code":"%s","message":"%s"},"trace_id":"%%s"}' % (
-    Overloaded.code.encode(),
-    Overloaded.default_message.encode(),
-)
-_HEADERS = [
-    (b"vary", b"Accept"),
-    (b"content-type", b"application/json"),
-]
 _shed = HTTP_SHED.labels("in_flight")
 
 
@@ -57,7 +47,9 @@ class ConcurrencyLimitMiddleware:
         if any(name == b"origin" or (name == b"accept" and b"problem" in value) for name, value in scope["headers"]):
             return None
         _shed.inc()
-        return _rejection(record_rejection(scope, self.routes, Overloaded.status))
+        trace_id = record_rejection(scope, self.routes, Overloaded.status)
+        fields, body = _rejection(scope)
+        return [*fields, (b"x-trace-id", trace_id.encode())], body
 
     def has_capacity(self, scope: Scope) -> bool:
         """Return whether a request may start now."""
@@ -74,7 +66,7 @@ class ConcurrencyLimitMiddleware:
             await self.app(scope, receive, send)
             return
         if not self.has_capacity(scope):
-            await _send_rejection(scope, receive, send)
+            await _send_rejection(scope, send)
             return
         slot = _Slot(self, scope, receive, send)
         try:
@@ -153,14 +145,10 @@ def _note_rejection(scope: Scope) -> None:
     _shed.inc()
 
 
-async def _send_rejection(scope: Scope, receive: Receive, send: Send) -> None:
+async def _send_rejection(scope: Scope, send: Send) -> None:
     """Reject within the middleware, where CORS headers and a problem document are possible."""
     _note_rejection(scope)
-    problem = any(name == b"accept" and b"problem" in value for name, value in scope["headers"])
-    if problem and wants_problem_json(Headers(scope=scope)):
-        await response_for(scope, Overloaded(headers=_retry_after()))(scope, receive, send)
-        return
-    headers, body = _rejection(get_trace_id() or "")
+    headers, body = _rejection(scope)
     await send({"type": "http.response.start", "status": Overloaded.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
@@ -169,12 +157,12 @@ def _retry_after() -> dict[str, str]:
     return {"Retry-After": str(lifecycle.retry_after)}
 
 
-def _rejection(trace_id: str) -> Rejection:
-    body = _BODY % trace_id.encode()
+def _rejection(scope: Scope) -> Rejection:
+    media_type, body = render_error(scope, Overloaded.status, Overloaded.code, Overloaded.default_message)
     fields = [
-        *_HEADERS,
+        (b"vary", b"Accept"),
+        (b"content-type", media_type.encode()),
         (b"retry-after", b"%d" % lifecycle.retry_after),
         (b"content-length", b"%d" % len(body)),
-        (b"x-trace-id", trace_id.encode()),
     ]
     return fields, body

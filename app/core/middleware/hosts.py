@@ -7,7 +7,7 @@ from app.core.config import PROBE_PATHS
 
 
 class HostMiddleware(TrustedHostMiddleware):
-    """Refuses a `Host` that is not ours; probes and scrapes come to an address, whatever the service is called."""
+    """Rejects a `Host` that is not in `TRUSTED_HOSTS`; probes and scrapes use the address of the pod."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""

@@ -3,6 +3,7 @@
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.core.errors import MethodNotAllowed, response_for
+from app.core.middleware.request import REACHED_APP
 from app.core.middleware.route_table import RouteTable
 
 
@@ -15,8 +16,9 @@ class MethodMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
-        if scope["type"] == "http" and self.routes.refuses(scope["method"], scope["path"]):
+        if scope["type"] == "http" and self.routes.rejects(scope["method"], scope["path"]):
             allow = ", ".join(self.routes.allowed_methods(scope["path"]))
             await response_for(scope, MethodNotAllowed(headers={"Allow": allow}))(scope, receive, send)
             return
+        scope[REACHED_APP] = True
         await self.app(scope, receive, send)

@@ -8,9 +8,10 @@ import asyncio
 from time import perf_counter
 
 from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.core.errors import InternalError, InvalidInput, error_response
+from app.core.errors import response_for
 from app.core.lifecycle import lifecycle
 from app.core.middleware.route_table import RouteTable
 from app.core.middleware.streams import STREAM
@@ -18,6 +19,9 @@ from app.core.middleware.websocket import WebSocketExchange
 from app.core.observability.access_log import record_request
 from app.core.observability.instruments import HTTP_IN_PROGRESS
 from app.core.observability.trace_id import set_trace_id, trace_id_of
+
+REACHED_APP = "app.reached"
+"""Key in the scope of a request that passed all middleware: what the application then answers is its own choice."""
 
 # Status in the access line and the metrics of a response that was cut off, whatever its head said. 499 is nginx's.
 _CUT_STATUS = {"client": 499, "error": 500, "shutdown": 503}
@@ -31,8 +35,9 @@ class _Exchange:
         self.started = perf_counter()
         self.trace_id = trace_id_of(scope["headers"])
         self.method: str = scope["method"]
-        # Routing knows GET only; the copy leaves the server's own scope, by which it omits the body, alone.
-        self.scope = {**scope, "method": "GET"} if self.method == "HEAD" else scope
+        # GET answers HEAD, unless a route does; the server's own scope, by which it omits the body, is left as it is.
+        as_get = self.method == "HEAD" and not routes.answers_head(scope["path"])
+        self.scope = {**scope, "method": "GET"} if as_get else scope
         self.status: int | None = None
         self.finished = False
         self._replacement: bytes | None = None
@@ -70,17 +75,16 @@ class _Exchange:
             message["headers"] = [*message["headers"], (b"x-trace-id", self.trace_id.encode())]
             return message
         headers = MutableHeaders(scope=message)
-        if not headers.get("content-type", "").startswith("application/"):
+        if REACHED_APP not in self.scope and not headers.get("content-type", "").startswith("application/"):
             message, headers = self._enveloped(headers)
         headers["X-Trace-ID"] = self.trace_id
         return message
 
     def _enveloped(self, headers: MutableHeaders) -> tuple[Message, MutableHeaders]:
-        """Put the plain-text error of a library (CORS, trusted hosts) into our envelope."""
+        """Replace the plain text of a library (CORS, trusted hosts) by the body that every error has."""
         assert self.status is not None  # noqa: S101 - set by the caller
-        error = InternalError if self.status >= 500 else InvalidInput
         kept = {k: v for k, v in headers.items() if k not in {"content-type", "content-length"}}
-        response = error_response(self.scope, self.status, error.code, error.default_message, headers=kept)
+        response = response_for(self.scope, HTTPException(self.status, headers=kept))
         self._replacement = bytes(response.body)
         message: Message = {
             "type": "http.response.start",

@@ -26,6 +26,8 @@ class RouteTable:
         self._methods: dict[str, set[str]] = {}
         self._patterns: list[tuple[Any, str]] = []
         self._mounts: list[_Mounted] = []
+        self._limits: list[tuple[re.Pattern[str], set[str], int]] = []
+        self._answer_head: set[str] = set()
 
     def attach(self, app: Starlette) -> None:
         """Name the application whose routes these are: its middleware is made before it."""
@@ -42,7 +44,7 @@ class RouteTable:
         """Read the routes, for the first time or because one was added."""
         routes = self._app.routes if self._app is not None else []
         self._lists, self._methods, self._patterns = list(_lists(routes)), {}, []
-        self._mounts = _mounts(routes)
+        self._mounts, self._limits = _mounts(routes), []
         self._lengths = [*map(len, self._lists)]
         for context in iter_route_contexts(routes):
             if context.path_format is None:
@@ -50,6 +52,9 @@ class RouteTable:
             self._patterns.append((context.path_regex, context.path_format))
             if not isinstance(context.original_route, Mount):
                 self._methods.setdefault(context.path_format, set()).update(context.methods or ())
+            if (limit := getattr(context, "max_body_size", None)) is not None:
+                self._limits.append((context.path_regex, context.methods or set(), limit))
+        self._answer_head = {template for template, methods in self._methods.items() if "HEAD" in methods}
         for methods in self._methods.values():
             if "GET" in methods:
                 methods.add("HEAD")
@@ -94,7 +99,17 @@ class RouteTable:
         """List every method of the resource at `path`, sorted (RFC 9110, section 10.2.1)."""
         return sorted(self.methods.get(self.template_of(path), ()))
 
-    def refuses(self, method: str, path: str) -> bool:
+    def answers_head(self, path: str) -> bool:
+        """Return whether a route answers HEAD itself, as `@router.head()` says."""
+        return bool(self.methods and self._answer_head) and self.template_of(path) in self._answer_head
+
+    def body_limit(self, method: str, path: str, default: int) -> int:
+        """Return the `max_body_size` of the route that serves a request, in bytes."""
+        _ = self.methods
+        matching = (limit for regex, methods, limit in self._limits if method in methods and regex.match(path))
+        return next(matching, default)
+
+    def rejects(self, method: str, path: str) -> bool:
         """Return whether `path` is a concrete one that has no such method.
 
         Without this, `GET /things/batch` would be taken for `GET /things/{thing_id}`.

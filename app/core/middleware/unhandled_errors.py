@@ -1,11 +1,16 @@
 """Answer 500 for exceptions that nothing else handled."""
 
+import inspect
 import logging
+from typing import Any
 
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
-from app.core.errors import InternalError, response_for
+from app.core.errors import handle_unexpected_error
 
 _log = logging.getLogger(__name__)
 
@@ -14,10 +19,10 @@ _INTERNAL_ERROR = 1011  # close code of RFC 6455, section 7.4.1
 
 
 class UnhandledErrorMiddleware:
-    """Answers 500 for any exception that was not handled, or closes the WebSocket with 1011.
+    """Answers any exception that was not handled, or closes the WebSocket with 1011.
 
-    Starlette's own handler for `Exception` runs outside of all middleware, without the trace id. This one runs inside
-    of CORS, or a browser would not show its page the response.
+    `@app.exception_handler(Exception)` makes the response. Starlette calls that handler outside of all middleware;
+    here it runs inside of CORS, or a browser would not show its page the response.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -36,11 +41,22 @@ class UnhandledErrorMiddleware:
             await self.app(scope, receive, note_type)
         except WebSocketDisconnect:
             pass  # the client has gone, and the handler has nothing to do about it
-        except Exception:
+        except Exception as error:
             _log.exception("unhandled error")
             if sent in _ACCEPTED:
                 await send({"type": "websocket.close", "code": _INTERNAL_ERROR})
             elif sent is not None or scope["type"] == "lifespan":
                 raise  # too late for another response: the server closes the connection
             else:
-                await response_for(scope, InternalError())(scope, receive, send)
+                response = await _response_of(scope, receive, error)
+                await response(scope, receive, send)
+
+
+async def _response_of(scope: Scope, receive: Receive, error: Exception) -> Response:
+    request = Request({**scope, "type": "http"}, receive)
+    handlers = scope["app"].exception_handlers if scope["type"] == "http" else {}
+    handler: Any = handlers.get(500) or handlers.get(Exception) or handle_unexpected_error
+    if inspect.iscoroutinefunction(handler):
+        response: Response = await handler(request, error)
+        return response
+    return await run_in_threadpool(handler, request, error)

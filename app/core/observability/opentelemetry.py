@@ -160,10 +160,9 @@ class Telemetry:
         }
         self.observe_statement = _Statements(self._provider.get_tracer("app.core.database", __version__))
 
-    def start(self, client: httpx2.AsyncClient | None) -> None:
-        """Trace what `client` sends, if there is one."""
-        if client is not None:
-            HTTPX2ClientInstrumentor.instrument_client(client, tracer_provider=self._provider)
+    def trace_calls(self, client: httpx2.AsyncClient) -> None:
+        """Trace the requests that `client` sends."""
+        HTTPX2ClientInstrumentor.instrument_client(client, tracer_provider=self._provider)
 
     async def stop(self) -> None:
         """Send the remaining spans, with a timeout."""

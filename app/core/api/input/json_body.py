@@ -1,14 +1,13 @@
-"""Request bodies: strict JSON, and nothing else.
+"""Request bodies: strict JSON.
 
-The standard decoder, made to refuse what RFC 8259 leaves open or forbids: duplicate names, NaN and Infinity, other
-encodings than UTF-8. Numbers with a fraction become `Decimal`, so that money keeps every digit that was sent.
+The standard decoder, made to reject what RFC 8259 leaves open or forbids: duplicate names, NaN and Infinity, other
+encodings than UTF-8. A number with a fraction is a `float` that keeps its text, so that money is exact.
 """
 
 import asyncio
 import json
-from decimal import Decimal
 from functools import lru_cache
-from typing import Any
+from typing import Any, Self
 
 from fastapi import Request
 
@@ -23,7 +22,26 @@ _LARGE = 16 * 1024
 _ACCEPTED = {"PATCH": (JSON, MERGE_PATCH_JSON)}
 
 
-def _refuse_constant(name: str) -> None:
+class JSONNumber(float):
+    """A JSON number with a fraction or an exponent.
+
+    Attributes
+    ----------
+    text
+        As it was sent: every digit of it.
+    """
+
+    __slots__ = ("text",)
+    text: str
+
+    def __new__(cls, text: str) -> Self:
+        """Make it of its text."""
+        number = super().__new__(cls, text)
+        number.text = text
+        return number
+
+
+def _reject_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
@@ -34,7 +52,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
-_decode = json.JSONDecoder(parse_float=Decimal, parse_constant=_refuse_constant, object_pairs_hook=_unique).decode
+_decode = json.JSONDecoder(parse_float=JSONNumber, parse_constant=_reject_constant, object_pairs_hook=_unique).decode
 
 
 def parse_json(body: bytes) -> Any:  # noqa: ANN401 - any JSON value
@@ -43,7 +61,7 @@ def parse_json(body: bytes) -> Any:  # noqa: ANN401 - any JSON value
     Raises
     ------
     json.JSONDecodeError
-        For whatever is wrong with it: too deep and too long numbers included.
+        For anything that is wrong with it, numbers that are too long and nesting that is too deep included.
     PayloadTooLarge
         If it has more than `MAX_VALUES` values: neither parsing nor validation may hold up the event loop.
     """
@@ -91,11 +109,11 @@ def _count_separators(text: bytes) -> int:
 
 
 def require_media_type(request: Request) -> None:
-    """Refuse another media type or a content coding (RFC 9110, section 15.5.16) before the body is read."""
+    """Reject another media type, or a content coding, before the body is read (RFC 9110, section 15.5.16)."""
     headers = request.headers
     if headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers:
-        return  # without a body the schema's own error says more
-    # Of several fields we and a proxy might each take another one: joined, they are no media type.
+        return  # the schema's own error says more about a missing body
+    # This service and a proxy might choose different ones of several fields; joined, they match no media type.
     media_type = ",".join(headers.getlist("content-type")).partition(";")[0].strip().lower()
     codings = [coding.strip().lower() for coding in headers.getlist("content-encoding")]
     accepted = _ACCEPTED.get(request.method, (JSON,))
