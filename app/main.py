@@ -29,6 +29,7 @@ from app.core.middleware.unhandled_errors import UnhandledErrorMiddleware
 from app.core.observability import metrics_endpoint
 from app.core.observability.logs import log_config
 from app.core.observability.process_sampler import sample_process
+from app.core.resources.periodic import purging
 from app.health import router as health
 from app.items import router as items
 from app.items import stock
@@ -52,7 +53,11 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     telemetry = app.state.telemetry
     app.state.database = Database(settings, [telemetry.observe_statement] if telemetry else ())
     app.state.health_check = HealthCheck(settings)
-    async with sample_process(app.state.health_check.is_up), _authentication(settings) as app.state.verifier:
+    async with (
+        sample_process(app.state.health_check.is_up),
+        purging(app.state.database),
+        _authentication(settings) as app.state.verifier,
+    ):
         yield
     if telemetry is not None:
         await telemetry.stop()

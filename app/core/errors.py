@@ -158,6 +158,13 @@ class DownstreamTimeout(APIError):
     code, status, default_message = "DOWNSTREAM_TIMEOUT", 504, "Another service did not answer in time"
 
 
+class NotModified(HTTPException):
+    """The client has the current representation (304, RFC 9110, section 15.4.5)."""
+
+    def __init__(self, *, headers: Mapping[str, str]) -> None:
+        super().__init__(http.HTTPStatus.NOT_MODIFIED, headers=dict(headers))
+
+
 _BY_STATUS: dict[int, type[APIError]] = {
     error.status: error
     for error in (
@@ -270,6 +277,8 @@ def code_of(status: int) -> str:
 
 def response_for(scope: Scope, error: HTTPException) -> Response:
     """Render an HTTP error: an `APIError`, or FastAPI's `HTTPException` with its detail as the message."""
+    if isinstance(error, NotModified):
+        return Response(status_code=error.status_code, headers=error.headers)
     if isinstance(error, APIError):
         return error_response(
             scope,

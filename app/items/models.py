@@ -1,16 +1,14 @@
 """The table."""
 
-from datetime import datetime
 from decimal import Decimal
 
-from sqlalchemy import BigInteger, CheckConstraint, Identity, Index, Numeric, Text, func, text
+from sqlalchemy import CheckConstraint, Index, Numeric, Text
 from sqlalchemy.orm import Mapped, mapped_column
-from sqlalchemy.types import DateTime
 
-from app.core.database.base import Base
+from app.core.database import Base, Versioned
 
 
-class Item(Base):
+class Item(Versioned, Base):
     """A thing with a name and a price.
 
     `name` sorts by code point (collation "C"), so that its order is the same on every machine and a prefix is a
@@ -27,11 +25,6 @@ class Item(Base):
         Index(None, "created_at", "id"),
     )
 
-    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     name: Mapped[str] = mapped_column(Text(collation="C"))
     price: Mapped[Decimal] = mapped_column(Numeric(12, 2))
     description: Mapped[str | None] = mapped_column(Text)
-    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
-    updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
-    version: Mapped[int] = mapped_column(BigInteger, server_default=text("1"))
-    """Grows with every change; the entity tag is made of it."""

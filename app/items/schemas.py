@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, with_config
 from typing_extensions import TypedDict
 
-from app.core.api.pagination import NextCursor, PageQuery
+from app.core.api.pagination import PageQuery
 from app.core.api.types import NO_NUL, Id, Money, MoneyBound, MoneyValue, Timestamp
 
 
@@ -74,13 +74,6 @@ class ItemBatch(BaseModel):
     """The new items, in the order sent."""
 
     items: list[Item]
-
-
-class ItemPage(BaseModel):
-    """One page of the list."""
-
-    items: list[Item]
-    next_cursor: NextCursor
 
 
 class ItemQuery(PageQuery):

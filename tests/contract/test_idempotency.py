@@ -171,19 +171,6 @@ def test_an_expired_key_is_free_again(client: TestClient, sql: SQL) -> None:
     assert_error(post(client, "/items", LAMP), 422, "IDEMPOTENCY_KEY_REUSED")
 
 
-def test_expired_keys_go_while_new_ones_come(client: TestClient, sql: SQL) -> None:
-    for number in range(10):
-        post(client, "/items", LAMP, f"old-{number}")
-    sql("UPDATE idempotency_keys SET created_at = now() - interval '25 hours'")
-
-    for number in range(5):
-        post(client, "/items", LAMP, f"new-{number}")
-
-    assert sql("SELECT count(*) FROM idempotency_keys WHERE key LIKE 'old-%%'") == [(0,)]
-    assert sql("SELECT count(*) FROM idempotency_keys") == [(5,)]
-    assert sql("SELECT count(*) FROM items") == [(15,)]
-
-
 def all_at_once(number: int, work: Any) -> list[Any]:
     """Call `work(n)` in so many threads, at the same moment."""
     barrier = threading.Barrier(number)

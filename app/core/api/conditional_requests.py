@@ -5,11 +5,12 @@ An entity tag here is the version of a row, in quotes: `"3"`. It is strong: ever
 
 import re
 from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
 
-from fastapi import Request
+from fastapi import Depends, Request, Response
 
 from app.core.api.openapi import header_parameter
-from app.core.errors import APIError
+from app.core.errors import APIError, NotModified
 
 _FIELDS = frozenset({b"if-match", b"if-none-match"})
 _ENTITY_TAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
@@ -20,8 +21,11 @@ IF_MATCH = header_parameter("If-Match", "Go on only if it is still this version"
 IF_NONE_MATCH = header_parameter("If-None-Match", "Go on only if it is another version", examples=['"3"'])
 
 
+Row = TypeVar("Row")
+
+
 class PreconditionFailed(APIError):
-    """The representation is not the one that the client knows; nothing was changed."""
+    """The representation is not the one that the client has; nothing was changed."""
 
     code, status = "PRECONDITION_FAILED", 412
     default_message = "It has changed since it was read"
@@ -34,7 +38,7 @@ def entity_tag(version: int) -> str:
 
 @dataclass(frozen=True)
 class Preconditions:
-    """What `If-Match` and `If-None-Match` ask; a field that cannot be read matches nothing.
+    """What `If-Match` and `If-None-Match` ask. An invalid field matches nothing.
 
     Attributes
     ----------
@@ -45,32 +49,80 @@ class Preconditions:
     if_match: frozenset[str] | None
     if_none_match: frozenset[str] | None
 
-    @classmethod
-    def of(cls, request: Request) -> "Preconditions":
-        """Read them off a request: If-Match compares strongly, If-None-Match weakly."""
-        if _FIELDS.isdisjoint([name for name, _ in request.scope["headers"]]):
-            return _NONE
-        headers = request.headers
-        return cls(
-            if_match=_parse(headers.getlist("if-match"), weak=False),
-            if_none_match=_parse(headers.getlist("if-none-match"), weak=True),
-        )
-
     def hold(self, version: int) -> bool:
-        """Tell whether a method that changes the representation may go on (section 13.2.2)."""
+        """Return whether a method that changes the representation may go on (section 13.2.2)."""
         if self.if_match is not None and not _names(self.if_match, version):
             return False
         return self.if_none_match is None or not _names(self.if_none_match, version)
 
     def not_modified(self, version: int) -> bool:
-        """Tell whether a GET is to be answered 304."""
+        """Return whether a GET is to be answered 304."""
         return self.if_none_match is not None and _names(self.if_none_match, version)
 
     def __bool__(self) -> bool:
         return self.if_match is not None or self.if_none_match is not None
 
 
-_NONE = Preconditions(None, None)
+UNCONDITIONAL = Preconditions(None, None)
+
+
+def _read_preconditions(request: Request) -> Preconditions:
+    """Read the fields of a request: If-Match compares strongly, If-None-Match weakly."""
+    if _FIELDS.isdisjoint([name for name, _ in request.scope["headers"]]):
+        return UNCONDITIONAL
+    return Preconditions(
+        if_match=_parse(request.headers.getlist("if-match"), weak=False),
+        if_none_match=_parse(request.headers.getlist("if-none-match"), weak=True),
+    )
+
+
+class ConditionalRequest:
+    """The conditions of a request, and the fields of its answer that later conditions are made of.
+
+    Attributes
+    ----------
+    preconditions
+        For a store function that changes a row.
+    """
+
+    __slots__ = ("_request", "_response", "preconditions")
+
+    def __init__(self, request: Request, response: Response) -> None:
+        self._request, self._response = request, response
+        self.preconditions = _read_preconditions(request)
+
+    def checked(self, row: Row) -> Row:
+        """Set `ETag` to the `version` of a row, and return the row.
+
+        Raises
+        ------
+        NotModified
+            The client of a GET has this version (304).
+        """
+        version: int = row.version  # type: ignore[attr-defined]  # whatever has one
+        tag = entity_tag(version)
+        # Routing knows no HEAD: `RequestMiddleware` makes a GET of it.
+        if self._request.method == "GET" and self.preconditions.not_modified(version):
+            raise NotModified(headers={"ETag": tag})
+        self._response.headers["ETag"] = tag
+        return row
+
+    def created(self, row: Row) -> Row:
+        """Set `Location` to the path of a new row, `ETag` if it has a `version`, and return the row."""
+        headers = self._response.headers
+        headers["Location"] = f"{self._request.url.path}/{row.id}"  # type: ignore[attr-defined]
+        version: Any = getattr(row, "version", None)
+        if version is not None:
+            headers["ETag"] = entity_tag(version)
+        return row
+
+
+async def _conditions(request: Request, response: Response) -> ConditionalRequest:
+    return ConditionalRequest(request, response)
+
+
+Conditions = Annotated[ConditionalRequest, Depends(_conditions)]
+"""For a handler: `return conditions.checked(await store.get_item(db, item_id))`."""
 
 
 def _names(tags: frozenset[str], version: int) -> bool:

@@ -9,29 +9,16 @@ import base64
 import binascii
 import hashlib
 import json
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic, TypeVar
 from urllib.parse import urlencode
 
-from fastapi import Request
+from fastapi import Depends, Request, Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Dialect,
-    Integer,
-    Row,
-    Select,
-    Text,
-    TypeDecorator,
-    bindparam,
-    select,
-    tuple_,
-)
-from sqlalchemy.sql.base import ReadOnlyColumnCollection
+from sqlalchemy import ColumnElement
 
 from app.core.api.types import MAX_ID, canonical_integer
 from app.core.errors import InvalidInput
@@ -58,118 +45,79 @@ class PageQuery(BaseModel):
 NextCursor = Annotated[str | None, Field(description="Opaque; null on the last page")]
 
 
-class Pages:
-    """Reads the pages of a list.
-
-    Each of its statements is made once, for one combination of sort and filters: to make one takes longer than to
-    send it.
-
-    Parameters
-    ----------
-    columns
-        Those of the table: all are read. A sort is the name of one of them; `id` tells equals apart.
-    filters
-        Conditions, each by the field of the query whose value is its bind parameter, of the same name. They hold
-        where the query has that field.
-    """
-
-    def __init__(
-        self, columns: ReadOnlyColumnCollection[str, Any], filters: Mapping[str, ColumnElement[bool]] | None = None
-    ) -> None:
-        self._columns = columns
-        self._filters = filters or {}
-        for field, condition in self._filters.items():
-            if set(condition.compile().params) != {field}:
-                raise TypeError(f"the one bind parameter of the filter {field} must have its name")
-        self._made: dict[tuple[str | bool, ...], Select[Any]] = {}
-
-    def read(self, connection: Connection, query: PageQuery) -> Sequence[Row[Any]]:
-        """Read one page, and one row more where there is a next one; `split` takes it off again.
-
-        Raises
-        ------
-        InvalidInput
-            The cursor is none, or belongs to another list, sort or filter.
-        """
-        values = {name: value for name in self._filters if (value := getattr(query, name)) is not None}
-        shape: tuple[str | bool, ...] = (query.sort, query.cursor is not None, *values)
-        if (statement := self._made.get(shape)) is None:
-            statement = self._made[shape] = self._make(query, values)
-        values["page_rows"] = query.limit + 1
-        if query.cursor is not None:
-            values["page_last"], values["page_last_id"] = _decode(query.cursor, query, self._columns[_key(query)])
-        return connection.execute(statement, values).all()
-
-    def _make(self, query: PageQuery, filters: Iterable[str]) -> Select[Any]:
-        key, row_id = self._columns[_key(query)], self._columns.id
-        if key.nullable or key.type.python_type not in _PARSERS:
-            raise TypeError(f"a page cannot begin after a {key}: sort by what is NOT NULL, of a type in _PARSERS")
-        last, last_id = bindparam("page_last", type_=key.type), bindparam("page_last_id", type_=row_id.type)
-        keys, position = ([row_id], [last_id]) if key is row_id else ([key, row_id], [last, last_id])
-        here, there = tuple_(*keys), tuple_(*position)
-        descending = query.sort.startswith("-")
-        statement = select(*self._columns).where(*(self._filters[name] for name in filters))
-        if query.cursor is not None:
-            statement = statement.where(here < there if descending else here > there)
-        order = [column.desc() if descending else column.asc() for column in keys]
-        return statement.order_by(*order).limit(bindparam("page_rows", type_=Integer()))
+Item = TypeVar("Item")
 
 
-class _Prefix(TypeDecorator[str]):
-    """The text as a pattern of LIKE, with `/` before what such a pattern would take for itself."""
+class Page(BaseModel, Generic[Item]):
+    """One page of a list, as clients see it: `response_model=Page[Order]`."""
 
-    impl = Text
-    cache_ok = True
+    model_config = ConfigDict(from_attributes=True)
 
-    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002 - SQLAlchemy's
-        return None if value is None else re.sub("([%_/])", r"/\1", value) + "%"
-
-
-def begins_with(column: ColumnElement[str], field: str) -> ColumnElement[bool]:
-    """Make a filter: a column begins with the text that this field of the query has."""
-    return column.like(bindparam(field, type_=_Prefix()), escape="/")
+    items: list[Item]
+    next_cursor: NextCursor
 
 
-def _key(query: PageQuery) -> str:
+@dataclass(frozen=True, slots=True)
+class PageOf(Generic[Item]):
+    """One page of rows, and the cursor of the next one if there is one."""
+
+    items: Sequence[Item]
+    next_cursor: str | None
+
+
+def sort_key(query: PageQuery) -> str:
+    """Return the name of the column that a list is sorted by."""
     return query.sort.removeprefix("-")
 
 
-def split(rows: Sequence[Row[Any]], query: PageQuery) -> tuple[Sequence[Row[Any]], str | None]:
-    """Take the page out of the rows that `Pages` read, and make the cursor of the next one if there is one."""
-    if len(rows) <= query.limit:
-        return rows, None
-    page = rows[: query.limit]
-    return page, cursor_after(page[-1], query)
+class NextLink:
+    """Leads from one page to the next."""
+
+    def __init__(self, request: Request, response: Response) -> None:
+        self._request, self._response = request, response
+
+    def checked(self, page: PageOf[Item]) -> PageOf[Item]:
+        """Set `Link` to the next page (RFC 8288), if there is one, and return the page.
+
+        The reference is relative: scheme and host are what the client used, whatever proxies stand between.
+        """
+        if page.next_cursor is not None:
+            given = [(name, value) for name, value in self._request.query_params.multi_items() if name != "cursor"]
+            query = urlencode([*given, ("cursor", page.next_cursor)])
+            self._response.headers["Link"] = f'<{self._request.url.path}?{query}>; rel="next"'
+        return page
 
 
-def link_to_next(request: Request, cursor: str | None) -> dict[str, str]:
-    """Make the header field that leads to the next page (RFC 8288), if there is one."""
-    if cursor is None:
-        return {}
-    query = [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
-    return {"Link": f'<{request.url.replace(query=urlencode([*query, ("cursor", cursor)]))}>; rel="next"'}
+async def _next_link(request: Request, response: Response) -> NextLink:
+    return NextLink(request, response)
 
 
-def cursor_after(row: Row[Any], query: PageQuery) -> str:
+Links = Annotated[NextLink, Depends(_next_link)]
+"""For a handler that answers with a page: `return links.checked(await store.list_orders(db, query))`."""
+
+
+def cursor_after(row: object, query: PageQuery, scope: Mapping[str, Any]) -> str:
     """Make the cursor of the page that begins after `row`."""
-    value = getattr(row, _key(query))
-    text = value.isoformat() if isinstance(value, datetime) else str(value)
+    value = getattr(row, sort_key(query))
+    text = value.isoformat() if isinstance(value, date) else str(value)
     # As UTF-8, not escaped: a cursor is never longer than `PageQuery` allows, whatever script a name is in.
-    payload = json.dumps([text, row.id], ensure_ascii=False, separators=(",", ":")).encode()
-    return base64.urlsafe_b64encode(_digest(payload, query) + payload).rstrip(b"=").decode("ascii")
+    row_id: int = row.id  # type: ignore[attr-defined]  # every row has one
+    payload = json.dumps([text, row_id], ensure_ascii=False, separators=(",", ":")).encode()
+    return base64.urlsafe_b64encode(_digest(payload, query, scope) + payload).rstrip(b"=").decode("ascii")
 
 
-def _decode(cursor: str, query: PageQuery, column: ColumnElement[Any]) -> tuple[Any, int]:
-    """Read the cursor, or raise `InvalidInput`."""
+def position_of(query: PageQuery, column: ColumnElement[Any], scope: Mapping[str, Any]) -> tuple[Any, int]:
+    """Return the sort value and the id that the cursor of a query stands for, or raise `InvalidInput`."""
     try:
+        cursor = query.cursor or ""
         raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True)
         digest, payload = raw[:_DIGEST_SIZE], raw[_DIGEST_SIZE:]
-        if digest != _digest(payload, query):
+        if digest != _digest(payload, query, scope):
             raise ValueError("altered, or made for another list, sort or filter")
         text, row_id = json.loads(payload)
         if type(text) is not str or type(row_id) is not int or not 1 <= row_id <= MAX_ID:
             raise ValueError("no position")
-        return _PARSERS[column.type.python_type](text, column.type), row_id
+        return PARSERS[column.type.python_type](text, column.type), row_id
     except (ValueError, TypeError, ArithmeticError, RecursionError, binascii.Error):
         problem = {
             "loc": ["query", "cursor"],
@@ -179,8 +127,10 @@ def _decode(cursor: str, query: PageQuery, column: ColumnElement[Any]) -> tuple[
         raise InvalidInput(errors=[problem]) from None
 
 
-def _digest(payload: bytes, query: PageQuery) -> bytes:
+def _digest(payload: bytes, query: PageQuery, scope: Mapping[str, Any]) -> bytes:
     bound = f"{type(query).__name__} {query.model_dump_json(exclude={'limit', 'cursor'})}".encode()
+    if scope:
+        bound += json.dumps(sorted(scope.items()), default=str).encode()
     return hashlib.blake2b(bound + b"\0" + payload, digest_size=_DIGEST_SIZE, person=b"cursor 1").digest()
 
 
@@ -205,6 +155,10 @@ def _moment(text: str, _: Any) -> datetime:  # noqa: ANN401
     return moment.astimezone(UTC)  # PostgreSQL takes no offset of 16 hours and more
 
 
+def _date(text: str, _: Any) -> date:  # noqa: ANN401
+    return date.fromisoformat(text)
+
+
 def _text(text: str, _: Any) -> str:  # noqa: ANN401
     if "\0" in text:
         raise ValueError("no text")
@@ -212,5 +166,11 @@ def _text(text: str, _: Any) -> str:  # noqa: ANN401
     return text
 
 
-# By what a column's type is in Python.
-_PARSERS: dict[type, Callable[[str, Any], Any]] = {int: _integer, Decimal: _number, datetime: _moment, str: _text}
+PARSERS: dict[type, Callable[[str, Any], Any]] = {
+    int: _integer,
+    Decimal: _number,
+    datetime: _moment,
+    date: _date,
+    str: _text,
+}
+"""Read a sort value from a cursor, by the Python type of the column."""

@@ -1,8 +1,7 @@
 """PostgreSQL through pooled SQLAlchemy: units of work, batching, health check, driver errors to typed errors."""
 
-from app.core.database.base import Base
-from app.core.database.database import Database
-from app.core.database.dependencies import DB
+from app.core.database.base import Base, Versioned
+from app.core.database.database import DB, Database
 from app.core.database.health_check import HealthCheck
 from app.core.database.unit_of_work import batched_read, batched_write, read, transaction, write
 
@@ -11,6 +10,7 @@ __all__ = [
     "Base",
     "Database",
     "HealthCheck",
+    "Versioned",
     "batched_read",
     "batched_write",
     "read",

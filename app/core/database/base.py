@@ -1,7 +1,10 @@
-"""The declarative base of every feature's models."""
+"""The declarative base of every feature's models, and the columns that every resource has."""
 
-from sqlalchemy import MetaData
-from sqlalchemy.orm import DeclarativeBase
+from datetime import datetime
+
+from sqlalchemy import BigInteger, FetchedValue, Identity, MetaData, func, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import DateTime
 
 
 class Base(DeclarativeBase):
@@ -16,3 +19,26 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
+
+
+class Versioned:
+    """The columns that `Resource` needs.
+
+    `version` and `updated_at` change with the row, whatever changes it: a trigger does it, `VERSION_TRIGGER`.
+    """
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True, sort_order=-1)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now(), sort_order=1)
+    updated_at: Mapped[datetime] = mapped_column(
+        DateTime(timezone=True), server_default=func.now(), server_onupdate=FetchedValue(), sort_order=2
+    )
+    version: Mapped[int] = mapped_column(
+        BigInteger, server_default=text("1"), server_onupdate=FetchedValue(), sort_order=3
+    )
+    """Grows with every change; the entity tag is made of it."""
+
+
+VERSION_TRIGGER = (
+    "CREATE TRIGGER next_version BEFORE UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION set_next_version()"
+)
+"""The statement that a migration runs for a table with `Versioned` columns; `scripts/migrate new` writes it."""

@@ -8,10 +8,12 @@ import asyncio
 import contextlib
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
+from fastapi import Depends, Request
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
@@ -21,6 +23,7 @@ from app.core.database.engine.dialect import StatementObserver, rewrite_statemen
 from app.core.database.engine.executor import Executor
 from app.core.database.engine.replica import Replica, UnusableError
 from app.core.database.errors import READ_ONLY, sqlstate_of
+from app.core.database.once import Once
 from app.core.errors import APIError, DatabaseError
 from app.core.observability.instruments import DB_POOL_CONNECTIONS
 
@@ -50,6 +53,9 @@ class Mode(Enum):
     """One statement, which commits by itself."""
     TRANSACTION = auto()
     """Any number of statements, committed together."""
+    AUTOCOMMIT = auto()
+    """Statements that each commit by themselves. For `Resource`, which looks for the reason where one changed nothing.
+    """
 
 
 class WriteInReadUnit(RuntimeError):
@@ -132,8 +138,9 @@ class Database:
         """
         if mode is Mode.TRANSACTION:
             return await self._primary.run(work, begin=self._primary.transaction, repeat_if_lost=repeatable)
-        if mode is Mode.WRITE:
-            return await self._primary.run(_one_statement(work), repeat_if_lost=repeatable)
+        if mode is not Mode.READ:
+            unit = _one_statement(work) if mode is Mode.WRITE else work
+            return await self._primary.run(unit, repeat_if_lost=repeatable)
         unit = _read_only(work)
         if self._replica is not None:
             with contextlib.suppress(UnusableError):
@@ -183,6 +190,10 @@ class Database:
             # PostgreSQL refused a row, and so took none: by itself, only that one fails.
             return await asyncio.gather(*map(ask_alone, questions))
 
+    def once(self, key: Once | None) -> "Database | Keyed":
+        """Return this database for what is to happen once, if there is a key."""
+        return self if key is None else Keyed(self, key)
+
     async def _watch(self) -> None:
         """Bound what no timer of its own bounds: units that hang, and the wait for a shared statement."""
         while True:
@@ -208,3 +219,20 @@ class Database:
         self._watching.cancel()
         for executor in self._executors:
             executor.dispose()
+
+
+@dataclass(frozen=True, slots=True)
+class Keyed:
+    """A database for one operation that is to happen once."""
+
+    database: Database
+    key: Once
+
+
+async def _database(request: Request) -> Database:
+    database: Database = request.app.state.database
+    return database
+
+
+DB = Annotated[Database, Depends(_database)]
+"""The database, for a handler: `await store.get_item(db, item_id)`."""

@@ -18,6 +18,9 @@ READ_ONLY = "25006"
 CANCELLED = "57014"
 """A statement took longer than its timeout."""
 
+LOCK_TIMEOUT = "55P03"
+"""Another transaction held a lock for longer than the lock timeout."""
+
 REPEATABLE = frozenset({"40001", "40P01"})
 """Serialisation failure and deadlock: the whole unit of work may be run again."""
 
@@ -27,7 +30,7 @@ _INVALID = frozenset({"22001", "22003", "22021", "22P05", "23502", "23514"})
 _DATA_EXCEPTION = "22"
 _constraint_errors: dict[str, type[APIError]] = {}
 # Also a database or a table that is not there (yet): the migration has not run.
-_UNAVAILABLE = frozenset({CANCELLED, "55P03", READ_ONLY, "3D000", "42P01"}) | REPEATABLE
+_UNAVAILABLE = frozenset({CANCELLED, LOCK_TIMEOUT, READ_ONLY, "3D000", "42P01"}) | REPEATABLE
 # Connection exception, insufficient resources, operator intervention.
 _UNAVAILABLE_CLASSES = frozenset({"08", "53", "57"})
 

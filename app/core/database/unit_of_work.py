@@ -13,14 +13,15 @@ is held.
 """
 
 from collections.abc import Callable, Coroutine, Sequence
-from functools import update_wrapper
+from functools import cached_property, update_wrapper
 from inspect import iscoroutinefunction, isfunction, signature
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, get_type_hints, overload
 
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
-from app.core.database.database import Database, Mode
+from app.core.database.database import Database, Keyed, Mode
+from app.core.database.idempotency import Results, run_once
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -55,16 +56,25 @@ class UnitOfWork(Generic[P, T]):
         self._session = _takes_session(work, mode)
 
     @overload
-    def __call__(self, db: Database, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]: ...
+    def __call__(self, db: Database | Keyed, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]: ...
     @overload
     def __call__(self, db: Connection | Session, /, *args: P.args, **kwargs: P.kwargs) -> T: ...
     def __call__(
-        self, db: Database | Connection | Session, /, *args: P.args, **kwargs: P.kwargs
+        self, db: Database | Keyed | Connection | Session, /, *args: P.args, **kwargs: P.kwargs
     ) -> T | Coroutine[Any, Any, T]:
         """Run it; with a `Database`, the result is to be awaited."""
         if isinstance(db, Database):
             return db.run(self._mode, lambda connection: self(connection, *args, **kwargs), repeatable=self._repeatable)
+        if isinstance(db, Keyed):
+            if self._mode is not Mode.TRANSACTION:
+                raise TypeError(f"{self._work}: only a @transaction can be run once for a key")
+            asked = (*args, *sorted(kwargs.items()))
+            return run_once(db, lambda connection: self(connection, *args, **kwargs), self._results, asked)
         return run_on(db, self._work, *args, session=self._session, **kwargs)
+
+    @cached_property
+    def _results(self) -> Results:
+        return Results(get_type_hints(self._work).get("return"), self._work.__qualname__)
 
 
 class BatchedUnitOfWork(Generic[Q, A]):

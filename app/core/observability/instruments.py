@@ -99,6 +99,11 @@ AUTH_KEYS_AGE = Gauge(
     "Seconds since the issuer's keys were last read, or since startup; maximum over the workers.",
     multiprocess_mode="livemax",
 )
+PERIODIC_JOBS = Counter(
+    "periodic_jobs",
+    "Runs of periodic jobs, each in one worker of all replicas, by how they ended.",
+    ["job", "outcome"],
+)
 SERVICE_READY = Gauge(
     "service_ready",
     "The status of /health/ready: 1 for 200, 0 for 503; minimum over the workers.",

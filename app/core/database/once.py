@@ -1,0 +1,43 @@
+"""What is to happen once: a request with an `Idempotency-Key`, or a run of a periodic job."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pydantic import BaseModel
+from pydantic_core import to_json
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """A key, and what it stands for.
+
+    Attributes
+    ----------
+    caller
+        Whose key it is; empty where callers are not known.
+    key
+        Chosen by the caller.
+    operation
+        For example `POST /items`.
+    on_replay
+        Called where the operation has happened before.
+    """
+
+    caller: str
+    key: str
+    operation: str
+    on_replay: Callable[[], None]
+
+    def fingerprint(self, *asked: object) -> bytes:
+        """Return 32 bytes that tell one request from another: SHA-256 over caller, operation and what is asked.
+
+        Parameters
+        ----------
+        *asked
+            What pydantic can serialise. A repeated request must ask the same, so a time or a random number that the
+            service adds has no place here.
+        """
+        parts = [part.model_dump_json().encode() if isinstance(part, BaseModel) else to_json(part) for part in asked]
+        head = f"{self.caller}\n{self.operation}" if self.caller else self.operation
+        return hashlib.sha256(b"\n".join([head.encode(), *parts])).digest()

@@ -1,0 +1,142 @@
+"""Read the pages of a list. Each statement is made once for a combination of sort and filters."""
+
+import re
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Generic, TypeVar, cast, get_args, overload
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Dialect,
+    Integer,
+    Select,
+    Table,
+    Text,
+    TypeDecorator,
+    bindparam,
+    select,
+    tuple_,
+)
+from sqlalchemy.orm import QueryableAttribute, Session
+
+from app.core.api.pagination import PARSERS, PageOf, PageQuery, cursor_after, position_of, sort_key
+from app.core.database import Database
+from app.core.database.database import Mode
+from app.core.database.unit_of_work import run_on
+
+M = TypeVar("M")
+Filter = ColumnElement[bool] | QueryableAttribute[Any]
+
+_CHUNK = 1000
+"""Rows that a stream reads by one statement, and holds in memory."""
+
+
+class Pages(Generic[M]):
+    """The pages of a table.
+
+    Parameters
+    ----------
+    model
+        The mapped class; all columns are read. A sort is the name of one of them; `id` tells equals apart.
+    query
+        The class of the query, which says what the list can be sorted by.
+    filters
+        Conditions, by the field of the query whose value is their bind parameter, of the same name; they hold where the
+        query has that field. A column stands for "equals". A condition whose name the query does not have is given its
+        value by the caller, always: `list_orders(db, query, customer_id=7)`.
+    """
+
+    def __init__(
+        self, model: type[M], query: type[PageQuery] = PageQuery, filters: Mapping[str, Filter] | None = None
+    ) -> None:
+        self._columns = cast("Table", model.__table__).c  # type: ignore[attr-defined]  # it is mapped
+        self._filters = {name: _condition(name, given) for name, given in (filters or {}).items()}
+        self._scope = [name for name in self._filters if name not in query.model_fields]
+        self._made: dict[tuple[str | bool, ...], Select[Any]] = {}
+        for sort in get_args(query.model_fields["sort"].annotation):
+            column = self._columns[sort.removeprefix("-")]
+            if column.nullable or column.type.python_type not in PARSERS:
+                raise TypeError(f"{query.__name__}: cannot sort by {column}, which may be null or has another type")
+
+    @overload
+    def read(self, db: Database, query: PageQuery, **scope: Any) -> Coroutine[Any, Any, PageOf[M]]: ...  # noqa: ANN401
+    @overload
+    def read(self, db: Connection | Session, query: PageQuery, **scope: Any) -> PageOf[M]: ...  # noqa: ANN401
+    def read(self, db: Database | Connection | Session, query: PageQuery, **scope: Any) -> Any:
+        """Read one page.
+
+        Raises
+        ------
+        InvalidInput
+            The cursor is invalid, or belongs to another list, sort or filter.
+        """
+        if isinstance(db, Database):
+            return db.run(Mode.READ, lambda connection: self._page(connection, query, scope, query.limit))
+        return run_on(db, self._page, query, scope, query.limit, session=False)
+
+    async def stream(self, db: Database, query: PageQuery, **scope: Any) -> AsyncIterator[M]:  # noqa: ANN401
+        """Read all rows from the cursor on, in chunks.
+
+        Neither a transaction nor a connection is held between two chunks: each sees what is committed when it is read.
+        A row that is there throughout is read once.
+        """
+        after = query
+        while True:
+            page = await db.run(Mode.READ, partial(self._page, query=after, scope=scope, limit=_CHUNK))
+            for row in page.items:
+                yield row
+            if page.next_cursor is None:
+                return
+            after = query.model_copy(update={"cursor": page.next_cursor})
+
+    def _page(self, connection: Connection, query: PageQuery, scope: Mapping[str, Any], limit: int) -> PageOf[M]:
+        if scope.keys() ^ set(self._scope):
+            raise TypeError(f"the list wants {self._scope}, and was given {list(scope)}")
+        values = {name: value for name in self._filters if (value := getattr(query, name, None)) is not None}
+        values.update(scope)
+        shape: tuple[str | bool, ...] = (query.sort, query.cursor is not None, *values)
+        if (statement := self._made.get(shape)) is None:
+            statement = self._made[shape] = self._make(query, values)
+        values["page_rows"] = limit + 1
+        if query.cursor is not None:
+            values["page_last"], values["page_last_id"] = position_of(query, self._columns[sort_key(query)], scope)
+        rows = cast("Sequence[M]", connection.execute(statement, values).all())
+        if len(rows) <= limit:
+            return PageOf(rows, None)
+        return PageOf(rows[:limit], cursor_after(rows[limit - 1], query, scope))
+
+    def _make(self, query: PageQuery, filters: Iterable[str]) -> Select[Any]:
+        key, row_id = self._columns[sort_key(query)], self._columns.id
+        last, last_id = bindparam("page_last", type_=key.type), bindparam("page_last_id", type_=row_id.type)
+        keys, position = ([row_id], [last_id]) if key is row_id else ([key, row_id], [last, last_id])
+        here, there = tuple_(*keys), tuple_(*position)
+        descending = query.sort.startswith("-")
+        statement = select(*self._columns).where(*(self._filters[name] for name in filters))
+        if query.cursor is not None:
+            statement = statement.where(here < there if descending else here > there)
+        order = [column.desc() if descending else column.asc() for column in keys]
+        return statement.order_by(*order).limit(bindparam("page_rows", type_=Integer()))
+
+
+def _condition(name: str, given: Filter) -> ColumnElement[bool]:
+    if isinstance(given, QueryableAttribute):
+        return given == bindparam(name)
+    if set(given.compile().params) != {name}:
+        raise TypeError(f"the one bind parameter of the filter {name} must have its name")
+    return given
+
+
+class _Prefix(TypeDecorator[str]):
+    """The text as a pattern of LIKE, with `/` before what has a meaning in such a pattern."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002 - SQLAlchemy's
+        return None if value is None else re.sub("([%_/])", r"/\1", value) + "%"
+
+
+def begins_with(column: QueryableAttribute[str], field: str | None = None) -> ColumnElement[bool]:
+    """Make a filter: a column begins with the text of a field of the query, by default that of its own name."""
+    return column.like(bindparam(field or column.key, type_=_Prefix()), escape="/")
