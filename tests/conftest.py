@@ -8,11 +8,13 @@ import io
 import json
 import logging.config
 import os
+import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, LiteralString, Protocol
 
 import pytest
+from _pytest.terminal import TerminalReporter
 from psycopg2.extensions import connection as PsycopgConnection  # noqa: N812 - it is a class
 from pydantic import SecretStr
 from starlette.testclient import TestClient
@@ -46,6 +48,30 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(skip)
+
+
+class FailuresAtOnce:
+    """Says what failed as soon as it has: the report comes at the end of a run of minutes."""
+
+    def __init__(self, terminal: TerminalReporter) -> None:
+        self._terminal = terminal
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Write the first line of a failure."""
+        if report.failed:
+            message = getattr(getattr(report.longrepr, "reprcrash", None), "message", str(report.longrepr))
+            self._terminal.ensure_newline()
+            self._terminal.write_line(
+                f"{report.when}: {report.nodeid}: {message.partition(chr(10))[0][:300]}", red=True
+            )
+
+
+@pytest.hookimpl(trylast=True)  # after the terminal reporter is there
+def pytest_configure(config: pytest.Config) -> None:
+    """Report failures at once, in the process that has the terminal."""
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is not None and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(FailuresAtOnce(terminal))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -176,15 +202,26 @@ def client(_shared_client: TestClient, settings: Settings) -> TestClient:
 
 
 @pytest.fixture
-def logs() -> Iterator[Callable[[], list[dict[str, Any]]]]:
-    """Collect what is logged in this process from now on; ask for it after the client, which sets up the logging."""
+def logs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    """Collect what is logged in this process from now on, also by apps that set up the logging later."""
     stream = io.StringIO()
-    loggers = [logging.getLogger(name) for name in (None, "gunicorn.error", "uvicorn.error")]
-    handlers = {h for logger in loggers for h in logger.handlers if isinstance(h, LineHandler)}
-    former = [(handler, handler.setStream(stream)) for handler in handlers]
+    original = LineHandler.__init__
+
+    def collecting(handler: LineHandler) -> None:
+        original(handler)
+        handler.stream = stream
+
+    monkeypatch.setattr(LineHandler, "__init__", collecting)
+    for handler in _line_handlers():
+        handler.setStream(stream)
     yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
-    for handler, old in former:
-        handler.setStream(old)
+    for handler in _line_handlers():
+        handler.setStream(sys.__stdout__)
+
+
+def _line_handlers() -> set[LineHandler]:
+    loggers = [logging.getLogger(name) for name in (None, "gunicorn.error", "uvicorn.error")]
+    return {handler for logger in loggers for handler in logger.handlers if isinstance(handler, LineHandler)}
 
 
 @pytest.fixture

@@ -14,6 +14,9 @@ from tests.support.errors import assert_error
 from tests.support.routes import serve
 from tests.support.service import Service
 
+Logs = Callable[[], list[dict[str, Any]]]
+
+
 PROBLEM = "application/problem+json"
 
 
@@ -158,14 +161,11 @@ def test_what_it_was_is_still_there_after_a_refused_body(service: Service) -> No
     assert service.client.get(f"/items/{item['id']}").json() == item
 
 
-def test_a_crash_is_500_with_a_trace_id_and_no_internals(
-    make_client: MakeClient, request: pytest.FixtureRequest
-) -> None:
+def test_a_crash_is_500_with_a_trace_id_and_no_internals(make_client: MakeClient, logs: Logs) -> None:
     def crash(_: object) -> None:
         raise RuntimeError("geheim: password=hunter2")
 
     client = make_client()
-    logs: Callable[[], list[dict[str, Any]]] = request.getfixturevalue("logs")
     serve(client, "/crash", crash)
 
     response = client.get("/crash", headers={"X-Trace-ID": "crash-1"})

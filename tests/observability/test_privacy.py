@@ -25,9 +25,8 @@ def _quick(connection: Connection) -> None:
     connection.execute(text("SELECT :secret"), {"secret": "s3cret"})
 
 
-def test_a_slow_statement_is_logged_with_its_text_and_without_values(make_client: MakeClient, request: Any) -> None:
+def test_a_slow_statement_is_logged_with_its_text_and_without_values(make_client: MakeClient, logs: Logs) -> None:
     client = make_client(db_slow_statement=0.1)
-    logs: Logs = request.getfixturevalue("logs")
     serve(client, "/slow", _slow)
     serve(client, "/quick", _quick)
     client.get("/slow", headers={"X-Trace-ID": "slow-1"})
@@ -41,9 +40,8 @@ def test_a_slow_statement_is_logged_with_its_text_and_without_values(make_client
     assert "s3cret" not in str(logs())
 
 
-def test_a_statement_that_fails_late_is_logged_too(make_client: MakeClient, request: Any) -> None:
+def test_a_statement_that_fails_late_is_logged_too(make_client: MakeClient, logs: Logs) -> None:
     client = make_client(db_slow_statement=0.1, db_statement_timeout=0.2)
-    logs: Logs = request.getfixturevalue("logs")
     serve(client, "/slow", lambda connection: connection.execute(text("SELECT pg_sleep(5)")))
 
     assert client.get("/slow").status_code == 503
@@ -51,9 +49,8 @@ def test_a_statement_that_fails_late_is_logged_too(make_client: MakeClient, requ
     assert [line["statement"] for line in logs() if line["message"] == "slow statement"] == ["SELECT pg_sleep(5)"]
 
 
-def test_the_bound_may_be_off(make_client: MakeClient, request: Any) -> None:
+def test_the_bound_may_be_off(make_client: MakeClient, logs: Logs) -> None:
     client = make_client(db_slow_statement=0)
-    logs: Logs = request.getfixturevalue("logs")
     serve(client, "/slow", _slow)
     client.get("/slow")
 

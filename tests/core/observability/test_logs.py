@@ -83,9 +83,8 @@ def test_the_query_and_the_headers_are_not_logged(service: Service) -> None:
     assert "geheim" not in str(eventually(lambda: service.lines_of("quiet")))
 
 
-def test_probes_and_scrapes_are_debug(make_client: MakeClient, request: pytest.FixtureRequest) -> None:
+def test_probes_and_scrapes_are_debug(make_client: MakeClient, logs: Logs) -> None:
     client = make_client(log_level="DEBUG")
-    logs: Logs = request.getfixturevalue("logs")
     for path in ("/health/live", "/health/ready", "/metrics", "/items"):
         client.get(path)
 
@@ -101,9 +100,8 @@ def test_at_info_probes_are_silent(client: TestClient, logs: Logs) -> None:
 
 
 @pytest.mark.parametrize("level", ["WARNING", "critical"])
-def test_the_level_is_the_configured_one(make_client: MakeClient, request: pytest.FixtureRequest, level: str) -> None:
+def test_the_level_is_the_configured_one(make_client: MakeClient, logs: Logs, level: str) -> None:
     client = make_client(log_level=level)
-    logs: Logs = request.getfixturevalue("logs")
     client.get("/items")
 
     assert logs() == []

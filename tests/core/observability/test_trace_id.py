@@ -14,6 +14,9 @@ from tests.conftest import MakeClient
 from tests.support.routes import serve
 from tests.support.service import Service, eventually
 
+Logs = Callable[[], list[dict[str, Any]]]
+
+
 NEW = re.compile(r"[0-9a-f]{32}")
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
@@ -173,15 +176,12 @@ def test_what_is_not_http_gets_one_too(service: Service, request_: bytes) -> Non
     assert found[1] in body
 
 
-def test_every_line_of_a_request_has_it_also_those_of_a_store(
-    make_client: MakeClient, request: pytest.FixtureRequest
-) -> None:
+def test_every_line_of_a_request_has_it_also_those_of_a_store(make_client: MakeClient, logs: Logs) -> None:
     def work(connection: Connection) -> None:
         connection.execute(text("SELECT pg_sleep(0.05)"))
         logging.getLogger("store").warning("after a statement")
 
     client = make_client()
-    logs: Callable[[], list[dict[str, Any]]] = request.getfixturevalue("logs")
     serve(client, "/test", work)
 
     with ThreadPoolExecutor(4) as pool:
