@@ -31,8 +31,8 @@ _DATA_EXCEPTION = "22"
 _constraint_errors: dict[str, type[APIError]] = {}
 # Also a database or a table that is not there (yet): the migration has not run.
 _UNAVAILABLE = frozenset({CANCELLED, LOCK_TIMEOUT, READ_ONLY, "3D000", "42P01"}) | REPEATABLE
-# Connection exception, insufficient resources, operator intervention.
-_UNAVAILABLE_CLASSES = frozenset({"08", "53", "57"})
+# Connection exception, insufficient resources, operator intervention; system error: Citus lost a node in COPY.
+_UNAVAILABLE_CLASSES = frozenset({"08", "53", "57", "58"})
 
 _INTERNAL = "XX000"
 # A coordinator (Citus 13.2) reports these as internal errors, for it has lost the node's connection, or the SQLSTATE

@@ -36,6 +36,7 @@ def connection(database_url: str) -> Iterator[Connection]:
         ("XX000", "server closed the connection unexpectedly", DatabaseError),
         ("XX000", 'duplicate key value violates unique constraint "pk_items_102134"', Conflict),
         ("08006", "connection to the remote node postgres@worker-2:5432 failed", DatabaseError),
+        ("58030", "failed to COPY to shard 102066 on worker-2:5432", DatabaseError),
         ("57P01", "terminating connection due to administrator command", DatabaseError),
         # A defect, whatever its text quotes.
         ("XX000", "cache lookup failed for type 7", InternalError),
