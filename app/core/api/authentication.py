@@ -10,9 +10,11 @@ metrics and the documentation, do not. Where authentication is off, every caller
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
 from fastapi import Security
+from fastapi.dependencies.models import Dependant
 from fastapi.openapi.models import HTTPBearer
 from fastapi.security import SecurityScopes
 from fastapi.security.base import SecurityBase
@@ -50,29 +52,33 @@ class _BearerToken(SecurityBase):
         AuthenticationUnavailable
             There are no keys to verify the token with.
         """
-        verifier = getattr(connection.app.state, "verifier", None)
+        scope, scopes = connection.scope, security_scopes.scopes
+        verifier = getattr(scope["app"].state, "verifier", None)
         if verifier is None:
             return ANONYMOUS
-        scopes = security_scopes.scopes
         try:
-            identity: Identity = await verifier.verify(_token_of(connection.scope["headers"]))
-            connection.state.caller = identity
+            token = _token_of(scope["headers"])
+            identity: Identity = verifier.recall(token) or await verifier.verify(token)
+            scope.setdefault("state", {})["caller"] = identity  # `request.state.caller`, without its object
             if not identity.scopes.issuperset(scopes):
                 raise AuthFailure(Reason.SCOPE)
         except AuthFailure as failure:
             _failures[failure.reason].inc()
-            raise _error(failure.reason, connection.app.state.settings.service_name, scopes) from failure
+            raise _error(failure.reason, scope["app"].state.settings.service_name, scopes) from failure
         return identity
 
 
 def _token_of(headers: list[tuple[bytes, bytes]]) -> bytes:
     """Take the token from `Authorization`, the one place for it (RFC 6750, section 2.1)."""
-    fields = [value for name, value in headers if name == b"authorization"]
-    if not fields:
+    field = None
+    for name, value in headers:
+        if name == b"authorization":
+            if field is not None:
+                raise AuthFailure(Reason.MALFORMED)
+            field = value
+    if field is None:
         raise AuthFailure(Reason.MISSING)
-    if len(fields) > 1:
-        raise AuthFailure(Reason.MALFORMED)
-    scheme, _, token = fields[0].partition(b" ")
+    scheme, _, token = field.partition(b" ")
     if scheme.lower() != b"bearer":
         raise AuthFailure(Reason.MISSING)
     return token.strip(b" ")
@@ -109,6 +115,23 @@ def required(resource: str | None, methods: Iterable[str] | None) -> Any:  # noq
         return Security(caller)
     access = "read" if set(methods or ["GET"]) <= {"GET", "HEAD"} else "write"
     return Security(caller, scopes=[f"{resource}:{access}"])
+
+
+def without_guards(dependant: Dependant, app: Any) -> tuple[list[SecurityScopes], Dependant]:  # noqa: ANN401
+    """Split off the dependencies that only require a token: a route calls them first, or not at all.
+
+    Parameters
+    ----------
+    dependant
+        What a route's handler takes.
+    app
+        The application that includes the route; where authentication is off there, nothing is required.
+    """
+    guards = [part for part in dependant.dependencies if part.call is caller and part.name is None]
+    rest = replace(dependant, dependencies=[part for part in dependant.dependencies if part not in guards])
+    if getattr(getattr(app, "state", None), "verifier", caller) is None:
+        return [], rest
+    return [SecurityScopes(part.own_oauth_scopes) for part in guards], rest
 
 
 def caller_of(connection: HTTPConnection) -> str | None:

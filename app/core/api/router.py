@@ -8,7 +8,7 @@ handler takes what the plan does not know, or `app.dependency_overrides` is set.
 
 import inspect
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import fastapi
@@ -16,6 +16,7 @@ from fastapi import Request, Response
 from fastapi.datastructures import DefaultPlaceholder
 from fastapi.exceptions import EndpointContext, RequestValidationError, ResponseValidationError
 from fastapi.routing import _effective_route_context_var, serialize_response
+from fastapi.security import SecurityScopes
 from pydantic_core import PydanticUndefined
 from starlette.requests import ClientDisconnect
 
@@ -44,10 +45,11 @@ class APIRoute(fastapi.routing.APIRoute):
         context = _effective_route_context_var.get()
         route = context if context is not None and context.original_route is self else self
         fastapis = _strict(super().get_route_handler(), route)
-        plan = plan_of(route.dependant, route.param_convertors, route.body_field)
+        guards, dependant = authentication.without_guards(route.dependant, route.dependency_overrides_provider)
+        plan = plan_of(dependant, route.param_convertors, route.body_field)
         if plan is None or (route.body_field is not None and not _takes_json(route)):
             return fastapis
-        return _short_way(plan, route, fastapis)
+        return _short_way(plan, guards, route, fastapis)
 
 
 class APIRouter(fastapi.APIRouter):
@@ -105,7 +107,7 @@ class _JSONRequest(Request):
         return await decode_json(await self.body())
 
 
-def _short_way(plan: Plan, route: Any, fastapis: Handler) -> Handler:  # noqa: ANN401
+def _short_way(plan: Plan, guards: Sequence[SecurityScopes], route: Any, fastapis: Handler) -> Handler:  # noqa: ANN401
     repeatable = repeatable_parameters(route.dependant)
     has_body = route.body_field is not None
     provider = route.dependency_overrides_provider
@@ -115,13 +117,12 @@ def _short_way(plan: Plan, route: Any, fastapis: Handler) -> Handler:  # noqa: A
     async def handler(request: Request) -> Response:
         if provider is not None and provider.dependency_overrides:
             return await fastapis(request)
+        for scopes in guards:  # before anything is read: a request without a token costs no more than that
+            await authentication.caller(request, scopes)
         if repeatable is not None:
             check_query(request, repeatable)
-        given = Given(request)
-        results, failed = await plan.results(given)
-        if has_body:  # after the dependencies: a caller without a token does not make us read it
-            given.body = await _json_of(request)
-        arguments, errors = await plan.arguments(given, results, failed)
+        given = Given(request, await _json_of(request) if has_body else None)
+        arguments, errors = await plan.arguments(given)
         if errors:
             raise RequestValidationError(errors, body=given.body, endpoint_ctx=endpoint)
         return await respond(await plan.call(**arguments), given)

@@ -53,6 +53,9 @@ class AuthFailure(Exception):
 class NotStarted:
     """Stands for the verifier until the application's lifespan has made it: no token is accepted."""
 
+    def recall(self, _token: bytes) -> None:
+        """Know no token."""
+
     async def verify(self, _token: bytes) -> NoReturn:
         """Raise."""
         raise AuthFailure(Reason.KEYS_UNAVAILABLE)

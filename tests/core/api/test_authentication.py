@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi import APIRouter, FastAPI, Request, Security
+from fastapi import FastAPI, Request, Security, WebSocket
 from prometheus_client import REGISTRY
 from pydantic import SecretStr
 from starlette.exceptions import HTTPException
-from starlette.testclient import TestClient
+from starlette.testclient import TestClient, WebSocketDenialResponse
 
 from app.core.api.authentication import Caller, caller, caller_of
 from app.core.api.openapi import truthful
+from app.core.api.router import APIRouter
+from app.core.auth import Identity
 from app.core.auth.failures import Reason
 from app.core.auth.verification import verification
 from app.core.config import Settings
@@ -24,19 +26,33 @@ from tests.support.tokens import AUDIENCE, ISSUER, Signer, hostile_tokens
 SIGNER = Signer()
 HOSTILE = hostile_tokens(SIGNER)
 
-router = APIRouter()
+router = APIRouter(prefix="/lamps", scopes="lamps")
 
 
-@router.get("/lamps", dependencies=[Security(caller, scopes=["lamps:read"])])
+@router.get("")
 async def list_lamps(request: Request) -> dict[str, str | None]:
     """Say for whom the lamps are."""
     return {"caller": caller_of(request)}
 
 
-@router.post("/lamps")
+@router.post("")
 async def create_lamp(caller: Caller) -> dict[str, Any]:
     """Say who made the lamp."""
     return {"subject": caller.subject, "scopes": sorted(caller.scopes), "lamp": caller.claims.get("lamp")}
+
+
+@router.put("/{number}", dependencies=[Security(caller, scopes=["lamps:repair"])])
+def repair_lamp(number: int, lamp: dict[str, int]) -> dict[str, int]:
+    """Be served by FastAPI's own handler, as this one is not `async`."""
+    return {"number": number, **lamp}
+
+
+@router.websocket("/events")
+async def follow_lamps(socket: WebSocket) -> None:
+    """Say hello."""
+    await socket.accept()
+    await socket.send_json({"caller": caller_of(socket)})
+    await socket.close()
 
 
 @asynccontextmanager
@@ -86,9 +102,9 @@ def test_a_caller_with_the_scope_is_served(client: TestClient) -> None:
 
 
 def test_a_handler_that_wants_to_know_its_caller_is_told(client: TestClient) -> None:
-    answer = client.post("/lamps", headers=bearer(SIGNER.token(scope="a b", lamp=7)))
+    answer = client.post("/lamps", headers=bearer(SIGNER.token(scope="lamps:write b", lamp=7)))
 
-    assert answer.json() == {"subject": "alice", "scopes": ["a", "b"], "lamp": 7}
+    assert answer.json() == {"subject": "alice", "scopes": ["b", "lamps:write"], "lamp": 7}
 
 
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Basic YTpi"}, {"Authorization": "Token x"}])
@@ -173,6 +189,35 @@ def test_without_keys_a_token_is_503(tmp_path: Path) -> None:
         assert (answer.status_code, answer.json()["detail"]["code"]) == (503, "AUTHENTICATION_UNAVAILABLE")
         assert answer.headers["Retry-After"] == "5"
         assert client.get("/lamps").status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("scope", "status"), [("", 403), ("lamps:write", 403), ("lamps:repair", 403), ("lamps:write lamps:repair", 200)]
+)
+def test_a_route_may_require_more_than_its_router(client: TestClient, scope: str, status: int) -> None:
+    answer = client.put("/lamps/7", headers=bearer(SIGNER.token(scope=scope)), json={"bulb": 1})
+
+    assert answer.status_code == status
+
+
+def test_a_token_is_asked_for_before_the_input_is_read(client: TestClient) -> None:
+    assert client.get("/lamps?a=1&a=2").status_code == 401
+    assert client.post("/lamps", content=b"{", headers={"Content-Type": "text/plain"}).status_code == 401
+
+
+def test_a_websocket_needs_the_scope_for_reading(client: TestClient) -> None:
+    with client.websocket_connect("/lamps/events", headers=bearer(SIGNER.token(scope="lamps:read"))) as socket:
+        assert socket.receive_json() == {"caller": "alice"}
+    for headers in ({}, bearer(SIGNER.token(scope="lamps:write"))):
+        with pytest.raises(WebSocketDenialResponse), client.websocket_connect("/lamps/events", headers=headers):
+            pass
+
+
+def test_a_dependency_override_replaces_the_caller(keys: Path) -> None:
+    with lamps(auth_issuer=ISSUER, auth_audience=AUDIENCE, auth_jwks_file=keys) as client:
+        client.app.dependency_overrides[caller] = lambda: Identity("bob", frozenset({"x"}))  # type: ignore[attr-defined]
+
+        assert client.post("/lamps").json() == {"subject": "bob", "scopes": ["x"], "lamp": None}
 
 
 def test_the_document_has_the_scheme_the_scopes_and_the_refusals(client: TestClient) -> None:

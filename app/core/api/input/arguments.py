@@ -25,9 +25,9 @@ class Given:
 
     __slots__ = ("background", "body", "request", "response")
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, body: Any) -> None:  # noqa: ANN401 - any JSON value
         self.request = request
-        self.body: Any = None
+        self.body = body
         self.background: BackgroundTasks | None = None
         self.response: Response | None = None
 
@@ -108,8 +108,8 @@ class Plan:
         *self._dependencies, self._handler = steps
         self.call = self._handler.call
 
-    async def results(self, given: Given) -> tuple[list[Any], dict[int, list[Any]]]:
-        """Call the dependencies; return what each returned, and what was wrong with the input of each."""
+    async def arguments(self, given: Given) -> tuple[dict[str, Any], list[Any]]:
+        """Call the dependencies, and return the handler's arguments and everything that is wrong with the input."""
         results: list[Any] = []
         failed: dict[int, list[Any]] = {}
         for index, step in enumerate(self._dependencies):
@@ -119,12 +119,6 @@ class Plan:
                 results.append(None)
             else:
                 results.append(await step.call(**values))
-        return results, failed
-
-    async def arguments(
-        self, given: Given, results: list[Any], failed: dict[int, list[Any]]
-    ) -> tuple[dict[str, Any], list[Any]]:
-        """Return the handler's arguments, and everything that is wrong with the input."""
         return await self._handler.arguments(given, results, failed)
 
 
