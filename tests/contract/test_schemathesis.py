@@ -8,17 +8,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.service import ROOT, Service
 
-SEEDS = (1, 2, 3)
+SEEDS = [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3))]
 EXAMPLES = 10
 
 
-def test_schemathesis_is_silent(whole_service: Service) -> None:
-    for seed in SEEDS:
-        report = _schemathesis(whole_service.url, seed)
-        for phase in ("Examples", "Coverage", "Fuzzing", "Stateful"):
-            assert f"✅  {phase} (in" in report, report
+@pytest.mark.parametrize("seed", SEEDS)
+def test_schemathesis_is_silent(whole_service: Service, seed: int) -> None:
+    report = _schemathesis(whole_service.url, seed)
+    for phase in ("Examples", "Coverage", "Fuzzing", "Stateful"):
+        assert f"✅  {phase} (in" in report, report
     assert not [line for line in whole_service.lines() if line["level"] in {"ERROR", "CRITICAL"}]
 
 

@@ -14,9 +14,12 @@ from app.core.database import HealthCheck
 from app.core.database.database import Mode
 from app.core.lifecycle import lifecycle
 from tests.conftest import MakeClient
+from tests.support.cluster import connected, run
 from tests.support.errors import assert_error
 from tests.support.proxy import Proxy
 from tests.support.service import eventually
+
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
 
 
 def status(client: TestClient) -> int:
@@ -118,24 +121,27 @@ def test_the_database_is_asked_at_most_once_a_second(make_client: MakeClient, mo
     assert all(later - earlier > 0.95 for earlier, later in pairwise(asked))
 
 
-def test_probes_answer_at_once_while_every_database_thread_is_busy(make_client: MakeClient) -> None:
+def test_probes_answer_while_every_connection_is_busy(make_client: MakeClient, database_url: str) -> None:
     client = make_client(db_pool_size=2)
     assert client.portal
     database: Any = client.app.state.database  # type: ignore[attr-defined]
-    busy = [
-        client.portal.start_task_soon(database.run, Mode.READ, lambda c: c.execute(text("SELECT pg_sleep(1.5)")))
-        for _ in range(6)
-    ]
-    time.sleep(0.1)
+    with connected(database_url) as other:
+        run(other, "SELECT pg_advisory_lock(1)")
+        busy = [
+            client.portal.start_task_soon(
+                database.run, Mode.READ, lambda c: c.execute(text("SELECT pg_advisory_lock_shared(1)"))
+            )
+            for _ in range(6)
+        ]
+        eventually(lambda: run(other, WAITING) == [(2,)])
 
-    for path in ("/health/live", "/health/ready", "/metrics"):
-        started = time.monotonic()
-        assert client.get(path).status_code == 200
-        assert time.monotonic() - started < 0.5
+        for path in ("/health/live", "/health/ready", "/metrics"):
+            assert client.get(path).status_code == 200
 
-    assert not busy[0].done()
-    for future in busy:
-        future.result(10)
+        assert not any(future.done() for future in busy)
+        run(other, "SELECT pg_advisory_unlock(1)")
+        for future in busy:
+            future.result(20)
 
 
 def test_draining_is_alive_and_not_ready(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
