@@ -12,6 +12,7 @@ import socket
 import ssl
 from collections.abc import Callable, Collection, Sequence
 
+from app.server.protocol.http import ServiceProtocol
 from app.server.shared_state import SharedState
 
 # At most so many per iteration of the event loop, so that open connections are served in between.
@@ -130,6 +131,7 @@ class Acceptor:
                 if error.errno not in _EXHAUSTED:
                     raise
                 logger.error("Cannot accept connections: %s", error)  # noqa: TRY400 - a traceback says no more
+                self._close_idle()
                 self._wait(_EXHAUSTED_SECONDS)
                 return False
             connection.settimeout(0.0)
@@ -138,6 +140,12 @@ class Acceptor:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         return True
+
+    def _close_idle(self) -> None:
+        """Close the connections that have been idle for longest: new ones need their file descriptors."""
+        idle = [c for c in self._connections if isinstance(c, ServiceProtocol) and c.idle]
+        for connection in sorted(idle, key=lambda c: c.idle_since)[:_BATCH]:
+            connection.transport.abort()
 
     async def _serve(self, connection: socket.socket) -> None:
         def make_protocol() -> asyncio.Protocol:

@@ -10,7 +10,7 @@ from tests.support.http import Connection
 from tests.support.service import Service
 
 LIVE_SECONDS = 1.0
-"""How long `/health/live` may take, but for one answer in fifty: the machine of the test may be busy otherwise."""
+"""How long `/health/live` may take, but for one answer, or one in fifty: the machine may be busy otherwise."""
 
 
 def memory_of(pid: int) -> int:
@@ -74,7 +74,7 @@ class Ordinary:
         assert not self.failed, self.failed[:5]
         assert self.waited
         late = sorted(seconds for seconds in self.waited if seconds > LIVE_SECONDS)
-        assert len(late) <= len(self.waited) // 50, f"/health/live took {late} s, of {len(self.waited)} answers"
+        assert len(late) <= max(1, len(self.waited) // 50), f"/health/live took {late} s, of {len(self.waited)} answers"
         assert self._service.workers() == self._workers, "a worker was replaced"
         assert self.memory - self.growth_from <= growth, f"a worker grew from {self.growth_from} to {self.memory} MiB"
 

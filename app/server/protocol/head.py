@@ -8,6 +8,10 @@ MAX_HEAD_BYTES = 32 * 1024
 MAX_FIELDS = 100
 # RFC 3986's host and port, loosely: no space, comma, slash or control character.
 _HOST = re.compile(rb"[A-Za-z0-9._~%!$&'()*+;=:\[\]-]*")
+# The authority of a target in absolute form.
+_ABSOLUTE = re.compile(rb"https?://([^/?#]*)", re.IGNORECASE)
+# Octets that a path has no reason to encode: unreserved ones (RFC 3986, section 2.3) and the slash.
+_NEEDLESS = re.compile(rb"%(?:2[DEF]|3[0-9]|4[1-9A-F]|5[0-9AF]|6[1-9A-F]|7[0-9AE])", re.IGNORECASE)
 _UPGRADE_FIELDS = frozenset({b"upgrade", b"connection", b"http2-settings"})
 
 Fields = Sequence[tuple[bytes, bytes]]
@@ -34,6 +38,9 @@ def check_head(method: bytes, url: bytes, version: str, headers: Fields) -> None
     size = len(url) + sum(len(name) + len(value) + 4 for name, value in headers)
     if len(headers) > MAX_FIELDS or size > MAX_HEAD_BYTES:
         raise HeadTooLargeError
+    if version not in {"1.0", "1.1"}:
+        raise BadRequestError(400 if version < "1.0" else 505, "Only HTTP/1.0 and HTTP/1.1 are supported")
+    _check_transfer_codings([value for name, value in headers if name == b"transfer-encoding"])
     if method == b"CONNECT":
         raise BadRequestError(400, "CONNECT is not supported")
     # RFC 9112, section 3.2: a proxy and this server must agree on the host.
@@ -42,6 +49,31 @@ def check_head(method: bytes, url: bytes, version: str, headers: Fields) -> None
         raise BadRequestError(400, "There must be exactly one Host header field")
     if hosts and not _HOST.fullmatch(hosts[0]):
         raise BadRequestError(400, "Malformed Host header field")
+
+
+def _check_transfer_codings(values: Sequence[bytes]) -> None:
+    """Raise unless the body is plain or chunked (RFC 9112, sections 6.1 and 6.3)."""
+    codings = b",".join(values).lower().replace(b" ", b"").replace(b"\t", b"")
+    if not values or codings == b"chunked":
+        return
+    if codings.endswith(b",chunked") and codings.count(b"chunked") == 1:
+        raise BadRequestError(501, "Only the transfer coding chunked is supported")
+    raise BadRequestError(400, "Malformed Transfer-Encoding header field")
+
+
+def use_target_host(url: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+    """Replace `Host` by the host of a target in absolute form (RFC 9112, section 3.2.2); raise if that is malformed."""
+    match = _ABSOLUTE.match(url)
+    if match is None:
+        return
+    if not match[1] or not _HOST.fullmatch(match[1]):
+        raise BadRequestError(400, "Malformed host in the target")
+    headers[:] = [(name, match[1] if name == b"host" else value) for name, value in headers]
+
+
+def is_canonical(raw_path: bytes) -> bool:
+    """Return whether a path encodes nothing needlessly: a proxy's rules for paths then see the one that is meant."""
+    return b"%" not in raw_path or _NEEDLESS.search(raw_path) is None
 
 
 def without_upgrade(method: bytes, url: bytes, headers: Fields) -> bytes:

@@ -11,11 +11,13 @@ if TYPE_CHECKING:
 
 # From the first byte of a head to its last; nginx and Apache have 60 and 20.
 HEAD_SECONDS = 10.0
-# For a body, plus one second for each BODY_BYTES_PER_SECOND received (Apache's mod_reqtimeout: 20 s, 500).
+# For a body, plus one second for each BODY_BYTES_PER_SECOND received (Apache's mod_reqtimeout: 20 s, 500): 4 minutes
+# for 1 MiB.
 BODY_SECONDS = 30.0
-BODY_BYTES_PER_SECOND = 500
-# Without the client reading anything of its response.
+BODY_BYTES_PER_SECOND = 5_000
+# For a client to read WRITE_BYTES_PER_SECOND times as many bytes of its response.
 WRITE_SECONDS = 30.0
+WRITE_BYTES_PER_SECOND = 500
 # Input is read and discarded for so long after an early response: closing with unread input resets the connection,
 # and the client would not see the response (RFC 9112, section 9.6).
 LINGER_SECONDS = 2.0
@@ -40,7 +42,7 @@ def check_timeouts(connection: "ServiceProtocol", now: float) -> None:
         The time of the event loop's clock, in seconds.
     """
     if connection.flow.write_paused and now - connection.write_paused_since > WRITE_SECONDS:
-        connection.transport.abort()
+        _check_reader(connection, now)
     elif connection.head_since is not None:
         if connection.responding:  # pipelined behind a request that is being answered
             connection.head_since = now
@@ -51,6 +53,15 @@ def check_timeouts(connection: "ServiceProtocol", now: float) -> None:
     elif connection.idle:
         timeout = LINGER_SECONDS if connection.lingering else connection.timeout_keep_alive
         connection.close_if_idle(now - timeout)
+
+
+def _check_reader(connection: "ServiceProtocol", now: float) -> None:
+    """Give a client that reads steadily another `WRITE_SECONDS`."""
+    unread = connection.count_unread()
+    if unread <= connection.unread - WRITE_SECONDS * WRITE_BYTES_PER_SECOND:
+        connection.write_paused_since, connection.unread = now, unread
+    else:
+        connection.abort_response("The client did not read the response in time")
 
 
 def _check_body(connection: "ServiceProtocol", now: float, body_since: float) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from fastapi import Request
 
-from app.core.errors import PayloadTooLarge, UnsupportedMediaType
+from app.core.errors import InvalidInput, UnsupportedMediaType
 
 JSON = "application/json"
 MERGE_PATCH_JSON = "application/merge-patch+json"
@@ -62,11 +62,12 @@ def parse_json(body: bytes) -> Any:  # noqa: ANN401 - any JSON value
     ------
     json.JSONDecodeError
         For anything that is wrong with it, numbers that are too long and nesting that is too deep included.
-    PayloadTooLarge
+    InvalidInput
         If it has more than `MAX_VALUES` values: neither parsing nor validation may hold up the event loop.
     """
     if _has_too_many_values(body):
-        raise PayloadTooLarge(f"The request body has more than {MAX_VALUES} values")
+        problem = {"loc": ["body"], "msg": f"has more than {MAX_VALUES} values", "type": "too_many_values"}
+        raise InvalidInput(errors=[problem])
     try:
         return _decode(body.decode("utf-8"))
     except json.JSONDecodeError:

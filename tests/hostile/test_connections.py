@@ -1,0 +1,157 @@
+"""Connections that send too much, too slowly, or what two readers understand differently."""
+
+import contextlib
+import json
+import resource
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import StartService
+from tests.hostile.ordinary import ordinary_beside
+from tests.support.http import JSON, Connection, parse, send
+from tests.support.service import Service, eventually
+
+GET = b"GET /items/999 HTTP/1.1\r\nHost: x\r\n\r\n"
+ITEM = b'{"name":"Lamp","price":1}'
+
+
+@contextlib.contextmanager
+def connections(port: int, number: int) -> Iterator[list[socket.socket]]:
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(socket.create_connection(("127.0.0.1", port), 10)) for _ in range(number)]
+
+
+def test_pipelined_requests_take_little_memory(service: Service) -> None:
+    requests = GET * 8_000
+    with ordinary_beside(service, growth=64), connections(service.port, 4) as attackers:
+        for attacker in attackers:
+            attacker.setblocking(False)  # noqa: FBT003
+        deadline = time.monotonic() + 8
+        while time.monotonic() < deadline:
+            for attacker in attackers:
+                with contextlib.suppress(BlockingIOError):
+                    attacker.send(requests)
+                with contextlib.suppress(BlockingIOError):
+                    attacker.recv(1 << 16)
+            time.sleep(0.01)
+
+
+def test_pipelined_requests_are_all_answered_in_order(service: Service) -> None:
+    number = 1_000
+    requests = b"".join(
+        b"GET /items/%d HTTP/1.1\r\nHost: x\r\nX-Trace-ID: p-%d\r\n\r\n" % (10**9, n) for n in range(number)
+    )
+    raw = service.raw(requests + b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 60)
+
+    ids = [line.split(b": ")[1] for line in raw.split(b"\r\n") if line.lower().startswith(b"x-trace-id: p-")]
+    assert ids == [b"p-%d" % n for n in range(number)]
+    assert raw.endswith(b'{"status":"alive"}')
+
+
+def test_pipelined_bodies_arrive_whole(service: Service) -> None:
+    post = b"POST /items HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
+    large = json.dumps({"name": "Lamp", "price": 1, "description": "d" * 9_900}).encode()
+    requests = (post % len(large) + b"\r\n" + large) * 40
+    raw = service.raw(requests + post % len(ITEM) + b"Connection: close\r\n\r\n" + ITEM, 60)
+
+    assert raw.count(b"HTTP/1.1 201 ") == 41
+
+
+def test_offers_to_upgrade_are_ignored_however_many(service: Service) -> None:
+    offer = b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\r\n"
+    raw = service.raw(offer * 1_500 + b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 60)
+
+    assert raw.count(b"HTTP/1.1 200 ") == 1_501
+
+
+@pytest.mark.parametrize("apart", [0.0, 0.3])
+def test_trailers_are_no_header_fields(service: Service, apart: float) -> None:
+    head = b"POST /items HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunk = b"%x\r\n%s\r\n0\r\n" % (len(ITEM), ITEM)
+    trailers = b"X-Trace-ID: trailed\r\nIdempotency-Key: k\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n"
+    for _ in range(2):  # the same key would be a replay
+        with Connection(service.port) as connection:
+            if apart:
+                connection.send(head)
+                time.sleep(apart)
+                connection.send(chunk + trailers)
+            else:
+                connection.send(head + chunk + trailers)
+            answer = connection.answer()
+        assert answer.status == 201
+        assert answer.headers["x-trace-id"] != "trailed"
+        assert "idempotent-replayed" not in answer.headers
+        assert service.logged(answer.headers["x-trace-id"])[-1]["client"] == "127.0.0.1"
+
+
+@pytest.mark.parametrize("noise", [b"1;%s\r\nx\r\n" % (b"e" * 60_000), b"0\r\nX: %s\r\n" % (b"t" * 60_000)])
+def test_what_is_around_a_chunked_body_has_a_limit(service: Service, noise: bytes) -> None:
+    head = b"POST /items HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+    assert parse(service.raw(head + noise)).status in {400, 431}
+
+
+def test_bodies_that_never_end_are_limited_together(service: Service) -> None:
+    head = b"POST /items HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n"
+    with ordinary_beside(service, growth=72), connections(service.port, 150) as attackers:
+        for attacker in attackers:
+            with contextlib.suppress(OSError):
+                attacker.sendall(head + b" " * 900_000)
+        # Beside them an ordinary body is received.
+        answer = send(service.port, "POST", "/items", JSON, body=ITEM)
+        assert answer.status == 201
+
+
+@pytest.mark.slow
+def test_a_slow_but_steady_reader_gets_its_whole_answer(start_service: StartService) -> None:
+    service = start_service(WEB_CONCURRENCY="1")
+    batch = {"items": [{"name": f"Lamp{n}", "price": 1, "description": "d" * 9_000} for n in range(100)]}
+    assert service.client.post("/items/batch", json=batch).status_code == 201
+    with socket.socket() as reader:
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        reader.connect(("127.0.0.1", service.port))
+        reader.settimeout(60)
+        ask = b"GET /items?limit=100 HTTP/1.1\r\nHost: x\r\n\r\n"
+        reader.sendall(ask * 6 + ask.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        size, started = 0, time.monotonic()
+        while data := reader.recv(65536):
+            size += len(data)
+            if time.monotonic() - started < 40:
+                time.sleep(0.1)
+        assert time.monotonic() - started > 35
+    assert size > 6_000_000
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET /health/live HTTP/2.0\r\nHost: x\r\n", 505),
+        (b"POST /items HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n", 501),
+        (b"POST /items HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n", 400),
+        (b"GET http://a@b/health/live HTTP/1.1\r\nHost: x\r\n", 400),
+        (b"GET /%6detrics HTTP/1.1\r\nHost: x\r\n", 404),
+        (b"GET /health%2Flive HTTP/1.1\r\nHost: x\r\n", 404),
+        (b"GET //metrics HTTP/1.1\r\nHost: x\r\n", 404),
+        (b"GET /./metrics HTTP/1.1\r\nHost: x\r\n", 404),
+    ],
+)
+def test_what_a_proxy_may_read_differently_is_refused(service: Service, head: bytes, status: int) -> None:
+    assert parse(service.raw(head + b"Connection: close\r\n\r\n")).status == status
+
+
+def test_the_host_of_an_absolute_target_wins(start_service: StartService) -> None:
+    service = start_service(TRUSTED_HOSTS="good.example", WEB_CONCURRENCY="1")
+    for target, host, status in (("good.example", "evil.example", 200), ("evil.example", "good.example", 400)):
+        answer = send(service.port, "GET", f"http://{target}/items", ("Host", host), host=False)
+        assert answer.status == status
+
+
+def test_new_connections_are_served_while_descriptors_are_short(start_service: StartService) -> None:
+    service = start_service(WEB_CONCURRENCY="1")
+    [worker] = service.wait_for_workers(1)
+    resource.prlimit(worker, resource.RLIMIT_NOFILE, (64, 64))
+    with connections(service.port, 100):
+        eventually(lambda: service.get("/health/live").status == 200, 30)
