@@ -8,6 +8,7 @@ import yaml
 
 from app.core.config import Settings
 from tests.deploy.conftest import ROOT, Run
+from tests.support.settings import all_fields
 
 Compose = dict[str, Any]
 PASSWORD = {"POSTGRES_PASSWORD": "any"}  # pragma: allowlist secret
@@ -37,7 +38,7 @@ def test_no_password_is_written_down() -> None:
 
 
 def test_every_variable_is_one_of_the_service(compose: Compose) -> None:
-    known = {name.upper() for name in Settings.model_fields} | FOREIGN
+    known = {name.upper() for name in all_fields()} | FOREIGN
     for name in OURS:
         assert set(compose["services"][name]["environment"]) <= known
 

@@ -12,6 +12,7 @@ from app import __version__
 from app.core.config import Settings
 from app.main import app
 from tests.deploy.conftest import ROOT, Manifest, Run
+from tests.support.settings import all_fields
 
 Find = Callable[[str], Manifest]
 BASE = ROOT / "deploy" / "kubernetes" / "base"
@@ -101,14 +102,14 @@ def test_every_container_bounds_its_memory_and_asks_for_what_it_needs(manifests:
 
 
 def test_the_settings_are_valid(find: Find, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert set(settings_of(find)) <= {name.upper() for name in Settings.model_fields}
+    assert set(settings_of(find)) <= {name.upper() for name in all_fields()}
     for name, value in settings_of(find).items():
         monkeypatch.setenv(name, value)
     assert Settings().web_concurrency == 1
 
 
 def test_every_variable_of_a_secret_is_one_of_the_service(manifests: list[Manifest]) -> None:
-    known = {name.upper() for name in Settings.model_fields} | {"DATABASE_REPLICA_URL"}
+    known = {name.upper() for name in all_fields()} | {"DATABASE_REPLICA_URL"}
     for container in containers(manifests):
         assert {variable["name"] for variable in container["env"]} <= known
 

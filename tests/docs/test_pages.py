@@ -11,9 +11,9 @@ from urllib.parse import unquote
 
 import pytest
 
-from app.core.config import Settings
 from tests.conftest import StartService
 from tests.support.service import ROOT
+from tests.support.settings import all_fields
 
 _LISTED = subprocess.run(
     ["git", "ls-files", "-co", "--exclude-standard", "*.md"], cwd=ROOT, check=True, capture_output=True, text=True
@@ -136,8 +136,8 @@ def test_the_readme_has_every_variable_and_its_default() -> None:
         parts = defaults.split(", ")
         said |= zip(variables, parts if len(parts) == len(variables) else [""] * len(variables), strict=True)
 
-    assert said.keys() == {name.upper() for name in Settings.model_fields}
-    for name, field in Settings.model_fields.items():
+    assert said.keys() == {name.upper() for name in all_fields()}
+    for name, field in all_fields().items():
         if isinstance(field.default, bool):
             assert said[name.upper()] == str(field.default).lower()
         elif isinstance(field.default, int | float):

@@ -76,7 +76,6 @@ def client(tenant_database: str, notes: ModuleType, tmp_path: Path) -> Iterator[
         app = client.app
         assert isinstance(app, FastAPI)
         app.include_router(notes.router)
-        app.state.routes.fill(app)
         yield client
 
 
