@@ -3,7 +3,7 @@
 import logging.config
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -118,18 +118,21 @@ def _telemetry(settings: Settings) -> "Telemetry | None":
     return Telemetry(settings)
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
+def create_app(settings: Settings | None = None, **options: Any) -> FastAPI:  # noqa: ANN401 - FastAPI's own
     """Compose the service.
 
     Parameters
     ----------
     settings
         By default those of the environment.
+    options
+        Further arguments of `FastAPI`, such as `dependencies=[...]` for every route.
     """
     settings = settings or load_settings()
     logging.config.dictConfig(log_config(settings))
     routes = RouteTable()
     telemetry = _telemetry(settings)
+    options.setdefault("generate_unique_id_function", OperationIds())
     app = Application(
         title=settings.service_name,
         version=__version__,
@@ -143,8 +146,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         openapi_url="/openapi.json" if settings.docs_enabled else None,
         docs_url=None,
         redoc_url=None,
-        generate_unique_id_function=OperationIds(),
         telemetry=telemetry.config if telemetry else {"tracing": False, "metrics": False, "logs": False},
+        **options,
     )
     app.openapi = truthful(app)  # type: ignore[method-assign]  # as FastAPI documents it
     app.state.settings = settings

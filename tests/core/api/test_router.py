@@ -24,6 +24,7 @@ from fastapi import (
     Security,
     UploadFile,
 )
+from fastapi.dependencies.utils import solve_dependencies
 from fastapi.responses import PlainTextResponse
 from fastapi.security import HTTPBearer, SecurityScopes
 from pydantic import BaseModel, ConfigDict, Field
@@ -172,7 +173,11 @@ def _cookie(router: fastapi.APIRouter) -> None:
 @case(
     "body",
     SHORT,
-    *({"method": "POST", "json": body} for body in ({"name": "a"}, {"name": "a", "size": 2.25}, {"name": 1}, [], None)),
+    *({"method": "POST", "json": {"name": "a", **more}} for more in ({}, {"size": 2.25}, {"name": 1})),
+    *(
+        {"method": "POST", "content": text, "headers": {"Content-Type": "application/json"}}
+        for text in (b"[]", b"null")
+    ),
     {"method": "POST"},
     {"method": "POST", "content": b"{", "headers": {"Content-Type": "application/json"}},
 )
@@ -444,7 +449,7 @@ def _generator(router: fastapi.APIRouter) -> None:
 def fastapis_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Note each request that FastAPI's own handler solves the dependencies of."""
     calls: list[str] = []
-    solve = fastapi.routing.solve_dependencies
+    solve = solve_dependencies
 
     async def noted(**arguments: Any) -> Any:
         calls.append(arguments["dependant"].path)
@@ -513,6 +518,27 @@ def test_dependencies_of_app_inclusion_and_router_apply(fastapis_calls: list[str
     called.clear()
     assert client.get("/v2/things").json() == 1
     assert called == ["app", "router", "route"]
+    assert fastapis_calls == []
+
+
+@pytest.mark.parametrize("kind", ["model", "response"])
+def test_background_tasks_run_after_the_answer(kind: str, fastapis_calls: list[str]) -> None:
+    done: list[str] = []
+    router = fastapi.APIRouter(route_class=APIRoute)
+
+    async def note(tasks: BackgroundTasks) -> None:
+        tasks.add_task(done.append, "dependency")
+
+    @router.get("/tasks", dependencies=[Depends(note)])
+    async def get(tasks: BackgroundTasks) -> Any:
+        tasks.add_task(done.append, "handler")
+        return PlainTextResponse("x") if kind == "response" else "x"
+
+    app = FastAPI()
+    app.include_router(router)
+
+    assert TestClient(app).get("/tasks").status_code == 200
+    assert done == ["dependency", "handler"]
     assert fastapis_calls == []
 
 
