@@ -115,9 +115,9 @@ def test_any_number_of_starters_migrate_once_and_none_fails(empty_database_url: 
             assert process.stdin
             process.stdin.write(b"\n")
             process.stdin.flush()
-        eventually(lambda: query(empty_database_url, WAITING) == [(8,)], 30)
+        eventually(lambda: query(empty_database_url, WAITING) == [(8,)], 120)
         cursor.execute("ROLLBACK")
-    said = [process.communicate(timeout=60)[0].decode() for process in processes]
+    said = [process.communicate(timeout=180)[0].decode() for process in processes]
 
     assert [process.returncode for process in processes] == [0] * 8, said
     revisions = len(list(ScriptDirectory.from_config(Config(ROOT / "alembic.ini")).walk_revisions()))
@@ -130,7 +130,7 @@ def test_a_migration_does_not_wait_long_for_a_lock(own_database_url: str) -> Non
     with connected(own_database_url) as other, other.cursor() as cursor:
         cursor.execute("BEGIN; SELECT * FROM items")
         process = start_alembic(own_database_url, "downgrade", "base")
-        said = process.communicate(timeout=20)[0].decode()
+        said = process.communicate(timeout=120)[0].decode()
 
     assert process.returncode != 0
     assert "lock timeout" in said
@@ -139,7 +139,7 @@ def test_a_migration_does_not_wait_long_for_a_lock(own_database_url: str) -> Non
 
 def test_the_sql_for_review_sets_its_bounds_first() -> None:
     process = start_alembic("postgresql://nobody@127.0.0.1:1/nowhere", "upgrade", "head", "--sql")
-    sql = process.communicate(timeout=30)[0].decode()
+    sql = process.communicate(timeout=120)[0].decode()
 
     assert process.returncode == 0
     assert sql.index("SET lock_timeout") < sql.index("SET statement_timeout") < sql.index("CREATE TABLE items")
@@ -150,7 +150,7 @@ def test_a_rollback_meets_a_newer_schema_and_has_nothing_to_do(own_database_url:
     query(own_database_url, "UPDATE alembic_version SET version_num = '9999'")
 
     process = start_python(own_database_url, "-m", "scripts.lib.migrate")
-    lines = [json.loads(line) for line in process.communicate(timeout=30)[0].splitlines()]
+    lines = [json.loads(line) for line in process.communicate(timeout=120)[0].splitlines()]
 
     assert process.returncode == 0, lines
     (said,) = [line for line in lines if line["logger"] == "scripts.migrate"]
@@ -163,7 +163,7 @@ def test_a_history_that_cannot_be_resolved_still_fails(own_database_url: str) ->
     query(own_database_url, "INSERT INTO alembic_version VALUES ('9999')")
 
     process = start_python(own_database_url, "-m", "scripts.lib.migrate")
-    said = process.communicate(timeout=30)[0].decode()
+    said = process.communicate(timeout=120)[0].decode()
 
     assert process.returncode == 1, said
     assert '"CRITICAL"' in said
