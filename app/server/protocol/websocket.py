@@ -100,19 +100,23 @@ class ServiceWebSocket(WebSocketsSansIOProtocol):
         self._write_paused_since = None
         super().resume_writing()
         if not self.read_paused or self.queue.empty():
-            self.read_paused = False
-            self.transport.resume_reading()
+            self._resume_reading()
 
     async def receive(self) -> ASGIReceiveEvent:
         """Return the next message, and read again once there is none left."""
         message = await self.queue.get()
         if self.read_paused and self.queue.empty() and self.writable.is_set():
-            self.read_paused = False
-            self.transport.resume_reading()
+            self._resume_reading()
         return message
+
+    def _resume_reading(self) -> None:
+        self.read_paused = False
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
 
     async def send(self, message: ASGISendEvent) -> None:
         """Send a message; raise as if the client had gone if the server has closed the WebSocket."""
+        await self.writable.wait()
         if self._ended:
             raise ClientDisconnected
         await super().send(message)
@@ -135,7 +139,7 @@ class ServiceWebSocket(WebSocketsSansIOProtocol):
 
     def end_stream(self) -> None:
         """Close the WebSocket as this process exits: the whole service shuts down (1001), or this worker (1012)."""
-        if self._ended or self.close_sent:
+        if self._ended or self.close_sent or self.transport.is_closing():
             return
         self._ended = True
         self.stop_keepalive()
@@ -148,7 +152,7 @@ class ServiceWebSocket(WebSocketsSansIOProtocol):
         self.conn.send_close(code)
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.close_sent = True
-        self.transport.resume_reading()
+        self._resume_reading()
         self.close_timer = self.loop.call_later(self.close_timeout, self.transport.close)
 
     def terminate(self) -> None:
