@@ -31,7 +31,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         WEB_CONCURRENCY=2,
         MAX_BODY_BYTES=100_000,
         TEST_PING_SECONDS=0.5,
-        TEST_WRITE_SECONDS=1,
+        TEST_WRITE_SECONDS=3,
         TEST_DISCONNECT_SECONDS=0.5,
     ).wait_until_alive()
     yield running
@@ -159,7 +159,7 @@ def test_a_client_that_does_not_read_is_cut_off(service: Service, path: bytes) -
     assert connection.head().status == 101
     memory = resident_memory(service)
     sent = flood_with_pings(connection)
-    assert sent < 100_000_000, "the server goes on reading"
+    assert sent < 15_000_000, "the server reads more than the kernel's buffers hold"
     assert resident_memory(service) - memory < 50_000_000
     eventually(lambda: access_lines(service, f"unread-{path[4:].decode()}"))
 
