@@ -397,9 +397,7 @@ def test_a_bad_entity_tag_matches_nothing(service: Service, kept: dict[str, Any]
     [
         "/",
         "/item",
-        "/items/",
         "//items",
-        "/items/1/",
         "/items/1/2",
         "/ITEMS",
         "/%00",
@@ -410,6 +408,13 @@ def test_a_bad_entity_tag_matches_nothing(service: Service, kept: dict[str, Any]
 )
 def test_paths_that_are_not_there(service: Service, path: str) -> None:
     assert_refused(send(service, "GET", path), 404, "NOT_FOUND")
+
+
+@pytest.mark.parametrize("path", ["/items/", "/items/1/"])
+def test_a_slash_too_many_is_redirected(service: Service, path: str) -> None:
+    answer = send(service, "GET", path)
+
+    assert (answer.status, answer.headers["location"]) == (307, f"http://x{path[:-1]}")
 
 
 @pytest.mark.parametrize("method", ["PUT", "TRACE", "OPTIONS", "PROPFIND", "DELETE", "PATCH"])
