@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import equal, machine, report
-from bench.contenders import Contender, Running, install_fastify, ours, peers, running
+from bench.contenders import Contender, Running, install_fastify, ours, ours_with_token, peers, running
 from bench.data import Data, prepared
 from bench.load import Load, drive
 from bench.report import Cell, Result, Sample
@@ -43,7 +43,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--connections", help="by default 32, and for get and create also 1 and 256", **words)
     parser.add_argument("--workers", default=["1", str(os.cpu_count())], help="by default 1, and one a core", **words)
     names = ["ours", *peers(Path())]
-    parser.add_argument("--services", default=names, help=", ".join(names), **words)
+    parser.add_argument(
+        "--services", default=names, help=f"{', '.join(names)}, token (ours with authentication)", **words
+    )
     parser.add_argument("--also", action="append", default=[], metavar="NAME=FOLDER", help="another checkout of ours")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4, help="of each measurement; a warm-up comes on top")
@@ -67,6 +69,8 @@ def _cells(arguments: argparse.Namespace, workers: int) -> list[Cell]:
 
 def _contenders(arguments: argparse.Namespace) -> list[Contender]:
     known = {"ours": ours(), **peers(arguments.data)}
+    if "token" in arguments.services:
+        known["token"] = ours_with_token()
     if "fastify" in arguments.services:
         install_fastify(arguments.data / "fastify")
     others = (pair.partition("=") for pair in arguments.also)
@@ -84,9 +88,10 @@ def _cursor(service: Running, data: Data) -> str:
 def _measure(service: Running, load: Load, seconds: float, data: Data) -> Sample:
     service.forget_log()
     cursor = _cursor(service, data) if load.workload == "list_deep" else ""
-    drive(service.url, load, _WARM_UP, rows=data.rows, cursor=cursor)
+    token = service.contender.token
+    drive(service.url, load, _WARM_UP, rows=data.rows, cursor=cursor, token=token)
     before = service.cpu_seconds(), machine.cpu_seconds(data.pid)
-    outcome = drive(service.url, load, seconds, rows=data.rows, cursor=cursor)
+    outcome = drive(service.url, load, seconds, rows=data.rows, cursor=cursor, token=token)
     after = service.cpu_seconds(), machine.cpu_seconds(data.pid)
     number = max(outcome.requests, 1)
     if not outcome.requests:
@@ -166,9 +171,13 @@ class Bench:
                 for result in self.results:
                     if result.name == contender.name and result.cell.workers == workers:
                         cursor = _cursor(service, self._data) if result.cell.load.workload == "list_deep" else ""
-                        drive(service.url, result.cell.load, 1, rows=self._data.rows, cursor=cursor)
+                        drive(
+                            service.url, result.cell.load, 1, rows=self._data.rows, cursor=cursor, token=contender.token
+                        )
                         before = wire.round_trips
-                        outcome = drive(service.url, result.cell.load, 2, rows=self._data.rows, cursor=cursor)
+                        outcome = drive(
+                            service.url, result.cell.load, 2, rows=self._data.rows, cursor=cursor, token=contender.token
+                        )
                         result.round_trips = (wire.round_trips - before) / max(outcome.requests, 1)
 
 

@@ -13,7 +13,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bench.machine import Memory, cpu_seconds, memory, tree
@@ -41,6 +41,8 @@ class Contender:
         Its variables beside `DATABASE_URL`, `PORT` and `WEB_CONCURRENCY`.
     has_database
         The floor has none; its answers say nothing.
+    token
+        Sent with every request, if there is one.
     """
 
     name: str
@@ -49,6 +51,12 @@ class Contender:
     folder: Path = ROOT
     environment: dict[str, str] = field(default_factory=dict)
     has_database: bool = True
+    token: str = ""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What every request has."""
+        return {"Authorization": f"Bearer {self.token}"} if self.token else {}
 
 
 def _their_cursor(item_id: int) -> str:
@@ -60,6 +68,18 @@ def ours(name: str = "ours", folder: Path = ROOT) -> Contender:
     python = folder / ".venv" / "bin" / "python"
     command = (str(python) if folder != ROOT and python.exists() else sys.executable, "-m", "app.server")
     return Contender(name, command, None, folder, {"HOST": "127.0.0.1", "DRAIN_SECONDS": "0"})
+
+
+def ours_with_token() -> Contender:
+    """Name our service with authentication on."""
+
+    def issued(*words: str) -> str:
+        command = [sys.executable, "scripts/issue_token.py", *words]
+        return subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True, timeout=60).stdout  # noqa: S603
+
+    settings = dict(line.split("=", 1) for line in issued("--settings").splitlines())
+    plain = ours("token")
+    return replace(plain, environment={**plain.environment, **settings}, token=issued("--seconds", "86400").strip())
 
 
 def _python_peer(name: str, module: str, *, has_database: bool = True) -> Contender:
@@ -190,7 +210,11 @@ class Running:
         with contextlib.closing(connection):
             while number > 0:
                 step = min(number, _LARGEST_PAGE)
-                connection.request("GET", f"/items?limit={step}" + (f"&cursor={cursor}" if cursor else ""))
+                connection.request(
+                    "GET",
+                    f"/items?limit={step}" + (f"&cursor={cursor}" if cursor else ""),
+                    headers=self.contender.headers,
+                )
                 cursor = json.loads(connection.getresponse().read())["next_cursor"]
                 number -= step
         return cursor

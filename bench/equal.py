@@ -33,11 +33,12 @@ class Answer:
     fields: frozenset[str]
 
 
-def _ask(url: str, method: str, path: str, body: object = None, **headers: str) -> Answer:
+def _ask(service: Running, method: str, path: str, body: object = None, **headers: str) -> Answer:
     data = None if body is None else json.dumps(body).encode()
     if data is not None:
         headers["Content-Type"] = "application/json"
-    request = urllib.request.Request(url + path, data, headers, method=method)  # noqa: S310 - our own
+    headers |= service.contender.headers
+    request = urllib.request.Request(service.url + path, data, headers, method=method)  # noqa: S310 - our own
     try:
         with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310
             names = frozenset(name.lower() for name in response.headers) & {"etag", "location", "x-trace-id"}
@@ -68,29 +69,29 @@ def _without(answer: Answer, *names: str) -> Answer:
 
 def _answers(service: Running, rows: int, deep_id: int) -> dict[str, Answer]:
     """Ask everything that is measured, and what must be refused."""
-    url, deep = service.url, service.cursor_after(deep_id)
+    deep = service.cursor_after(deep_id)
     new = ("id", "created_at", "updated_at")
     key, other = uuid4().hex, uuid4().hex
-    once = _ask(url, "POST", "/items", _LAMP, **{"Idempotency-Key": key})
+    once = _ask(service, "POST", "/items", _LAMP, **{"Idempotency-Key": key})
     found = {
-        "get": _ask(url, "GET", f"/items/{rows // 2}"),
-        "list": _ask(url, "GET", "/items?limit=20"),
-        "list deep": _ask(url, "GET", f"/items?limit=20&cursor={deep}"),
-        "patch": _without(_ask(url, "PATCH", f"/items/{rows}", {"price": 7.25}), "updated_at"),
-        "create": _without(_ask(url, "POST", "/items", _LAMP), *new),
+        "get": _ask(service, "GET", f"/items/{rows // 2}"),
+        "list": _ask(service, "GET", "/items?limit=20"),
+        "list deep": _ask(service, "GET", f"/items?limit=20&cursor={deep}"),
+        "patch": _without(_ask(service, "PATCH", f"/items/{rows}", {"price": 7.25}), "updated_at"),
+        "create": _without(_ask(service, "POST", "/items", _LAMP), *new),
         "create once": _without(once, *new),
     }
     if service.contender.has_database:
-        again = _ask(url, "POST", "/items", _LAMP, **{"Idempotency-Key": key})
+        again = _ask(service, "POST", "/items", _LAMP, **{"Idempotency-Key": key})
         if once != again:
             raise AssertionError(f"{service.contender.name}: a repeated create has another answer")
-        _ask(url, "POST", "/items", _LAMP, **{"Idempotency-Key": other})
-        found["another body"] = _ask(url, "POST", "/items", {**_LAMP, "price": 1}, **{"Idempotency-Key": other})
-        found["nobody"] = _ask(url, "GET", "/items/999999999999")
+        _ask(service, "POST", "/items", _LAMP, **{"Idempotency-Key": other})
+        found["another body"] = _ask(service, "POST", "/items", {**_LAMP, "price": 1}, **{"Idempotency-Key": other})
+        found["nobody"] = _ask(service, "GET", "/items/999999999999")
     for number, item in enumerate(_BAD_ITEMS):
-        found[f"bad item {number}"] = _ask(url, "POST", "/items", item)
-    found["bad patch"] = _ask(url, "PATCH", f"/items/{rows}", {"price": -1})
-    found["bad limit"] = _ask(url, "GET", "/items?limit=101")
+        found[f"bad item {number}"] = _ask(service, "POST", "/items", item)
+    found["bad patch"] = _ask(service, "PATCH", f"/items/{rows}", {"price": -1})
+    found["bad limit"] = _ask(service, "GET", "/items?limit=101")
     return found
 
 

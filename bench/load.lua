@@ -1,4 +1,4 @@
--- What wrk sends, and what it reports. WORKLOAD, ROWS, CURSOR and SEED come from the environment.
+-- What wrk sends, and what it reports. WORKLOAD, ROWS, CURSOR, TOKEN and SEED come from the environment.
 
 local workload = os.getenv("WORKLOAD")
 local rows = tonumber(os.getenv("ROWS"))
@@ -6,6 +6,13 @@ local cursor = os.getenv("CURSOR")
 local json = { ["Content-Type"] = "application/json" }
 local sent = 0
 local random = math.random
+
+local token = os.getenv("TOKEN")
+
+if token ~= "" then
+  json["Authorization"] = "Bearer " .. token
+  wrk.headers["Authorization"] = json["Authorization"]
+end
 
 math.randomseed(tonumber(os.getenv("SEED")))
 
@@ -28,7 +35,9 @@ end
 local function create_once()
   sent = sent + 1
   local key = string.format("bench-%s-%d-%d", os.getenv("SEED"), sent, random(1e9))
-  return wrk.format("POST", "/items", { ["Content-Type"] = json["Content-Type"], ["Idempotency-Key"] = key }, item())
+  return wrk.format("POST", "/items", {
+    ["Content-Type"] = json["Content-Type"], ["Authorization"] = json["Authorization"], ["Idempotency-Key"] = key
+  }, item())
 end
 
 local function list()

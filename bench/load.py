@@ -40,10 +40,16 @@ class Outcome:
     failed: int
 
 
-def drive(url: str, load: Load, seconds: float, *, rows: int, cursor: str = "") -> Outcome:
+def drive(url: str, load: Load, seconds: float, *, rows: int, cursor: str = "", token: str = "") -> Outcome:
     """Send `load` for some seconds."""
     words = ["wrk", "-t1", f"-c{load.connections}", f"-d{seconds:.0f}s", "--timeout", "20s", "-s", str(_SCRIPT), url]
-    variables = {"WORKLOAD": load.workload, "ROWS": str(rows), "CURSOR": cursor, "SEED": str(next(_seeds))}
+    variables = {
+        "WORKLOAD": load.workload,
+        "ROWS": str(rows),
+        "CURSOR": cursor,
+        "SEED": str(next(_seeds)),
+        "TOKEN": token,
+    }
     result = subprocess.run(  # noqa: S603
         words, check=True, capture_output=True, text=True, timeout=seconds + 60, env={**os.environ, **variables}
     )

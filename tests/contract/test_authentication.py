@@ -83,6 +83,22 @@ def test_a_write_is_done_and_its_caller_is_in_the_access_line(provider: OpenIDPr
     assert token.split(".")[2] not in service.log.read_text()
 
 
+def test_an_idempotency_key_belongs_to_its_caller(provider: OpenIDProvider, service: Service) -> None:
+    made = []
+    for client in ("alice", "bob", "alice", "bob"):
+        answer = service.client.post(
+            "/items",
+            json={"name": "Lamp", "price": 1},
+            headers={**bearer(provider.token("items:write", client=client)), "Idempotency-Key": "same"},
+        )
+        made.append((answer.status_code, answer.json()["id"], "Idempotent-Replayed" in answer.headers))
+
+    assert made[0][0] == made[1][0] == 201
+    assert made[0][1] != made[1][1], "bob was answered with alice's item"
+    assert [replayed for _, _, replayed in made] == [False, False, True, True]
+    assert [number for _, number, _ in made[2:]] == [made[0][1], made[1][1]]
+
+
 def test_a_caller_is_not_logged_where_that_is_off(provider: OpenIDProvider, start_service: StartService) -> None:
     service = start_service(AUTH_ISSUER=provider.issuer, AUTH_AUDIENCE=AUDIENCE, LOG_CALLER="false")
 
