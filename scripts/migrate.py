@@ -11,9 +11,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from alembic.config import Config
-from alembic.operations.ops import MigrationScript
+from alembic.operations.ops import CreateTableOp, ExecuteSQLOp, MigrationScript
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
+from sqlalchemy import Column
 from sqlalchemy.exc import SQLAlchemyError
 
 import postgres
@@ -35,8 +36,16 @@ def _next_revision(config: Config) -> str:
     return next_revision(revisions, settings["tool"]["migrations"]["first"])
 
 
-def refuse_empty(_context: object, _revision: object, scripts: list[MigrationScript]) -> None:
-    """Write nothing where there is nothing to do."""
+def complete(_context: object, _revision: object, scripts: list[MigrationScript]) -> None:
+    """Write nothing where there is nothing to do, and add what Alembic does not see: triggers of versioned tables."""
+    from app.core.database.base import VERSION_TRIGGER  # noqa: PLC0415 - `main` makes it importable
+
+    for script in scripts:
+        made = script.upgrade_ops.ops if script.upgrade_ops else []
+        for operation in [each for each in made if isinstance(each, CreateTableOp)]:
+            if {"version", "updated_at"} <= {column.key for column in operation.columns if isinstance(column, Column)}:
+                trigger = ExecuteSQLOp(VERSION_TRIGGER.format(table=operation.table_name))
+                made.insert(made.index(operation) + 1, trigger)
     if all(script.upgrade_ops is None or script.upgrade_ops.is_empty() for script in scripts):
         raise CommandError("the migrations make what the models say: there is nothing to write")
 
@@ -56,7 +65,7 @@ def new(config: Config, message: str) -> None:
             message[:1].upper() + message[1:].rstrip(".") + ".",
             autogenerate=True,
             rev_id=_next_revision(config),
-            process_revision_directives=refuse_empty,
+            process_revision_directives=complete,
         )
     file = Path(getattr(script, "path", ""))
     for words in (["check", "--fix", "--quiet"], ["format", "--quiet"]):

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from app.core.api.conditional_requests import IF_MATCH, IF_NONE_MATCH, PreconditionFailed
+from app.core.api.conditional_requests import PreconditionFailed
 from app.core.api.idempotency import IdempotencyKeyInUse, IdempotencyKeyReused
 from app.core.api.input.json_body import MERGE_PATCH_JSON
 from app.core.api.openapi import also_accepts, errors, header, link
@@ -40,14 +40,12 @@ GET_ITEM: Documentation = {
         304: {"description": "Not Modified", "headers": _ETAG},
         **errors(ItemNotFound),
     },
-    "openapi_extra": {"parameters": [IF_NONE_MATCH]},
 }
 PATCH_ITEM: Documentation = {
     "responses": {200: {"headers": _ETAG}, **_BODY_ERRORS, **_CHANGE_ERRORS},
-    "openapi_extra": also_accepts(MERGE_PATCH_JSON, "ItemPatch") | {"parameters": [IF_MATCH, IF_NONE_MATCH]},
+    "openapi_extra": also_accepts(MERGE_PATCH_JSON, "ItemPatch"),
 }
 DELETE_ITEM: Documentation = {
     # A row of another feature that refers to the item keeps it.
     "responses": _CHANGE_ERRORS | errors(Conflict),
-    "openapi_extra": {"parameters": [IF_MATCH, IF_NONE_MATCH]},
 }

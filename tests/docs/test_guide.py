@@ -1,5 +1,7 @@
 """`docs/add-a-resource.md` works as it stands: it is followed in a copy, and what comes out is tested there."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,7 +36,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_guide_makes_a_resource(copy: Path) -> None:
-    """It touches one new folder, one migration, one folder of tests, and two lines."""
+    """Each feature is one new folder, one migration, one folder of tests, and two lines."""
     former = contents(copy)
 
     said = guide.follow(copy)
@@ -44,14 +46,48 @@ def test_the_guide_makes_a_resource(copy: Path) -> None:
     added, edited = changed(copy, former)
     assert edited == {"app/main.py"}
     lines = (copy / "app/main.py").read_text().splitlines()
-    lines.remove("from app.orders import router as orders")
-    lines.remove("    app.include_router(orders.router)")
+    for feature in ("orders", "sales"):
+        lines.remove(f"from app.{feature} import router as {feature}")
+        lines.remove(f"    app.include_router({feature}.router)")
     assert lines == former["app/main.py"].decode().splitlines()
-    assert {str(Path(name).parent) for name in added} == {"app/orders", "tests/orders", "alembic/versions"}
-    assert len([name for name in added if name.startswith("alembic/")]) == 1
+    features = {f"{part}/{feature}" for part in ("app", "tests") for feature in ("orders", "sales")}
+    assert {str(Path(name).parent) for name in added} == {*features, "alembic/versions"}
+    assert len([name for name in added if name.startswith("alembic/")]) == 2
 
     # In the project's style, and of the right types.
-    folders = ["app/main.py", "app/orders", "tests/orders", "alembic"]
+    folders = ["app/main.py", *sorted(features), "alembic"]
     guide.run(copy, "-m", "ruff", "format", "--check", *folders)
     guide.run(copy, "-m", "ruff", "check", *folders)
-    guide.run(copy, "-m", "mypy", "app/orders", "tests/orders")
+    guide.run(copy, "-m", "mypy", *sorted(features))
+
+
+WRONG = """
+from app.core.database import Database
+from app.orders import store
+from app.orders.schemas import OrderPatch
+
+
+async def wrong(db: Database) -> None:
+    (await store.get_order(db, 1)).verison
+    (await store.update_order(db, 1, {"status": "paid"})).verison
+    (await store.update_order(db, 1, {"statsu": "paid"}))
+    [order.verison for order in (await store.list_orders(db, {})).items]
+"""
+
+
+def test_wrong_names_are_errors_of_type(copy: Path) -> None:
+    if not (copy / "app" / "orders").exists():
+        guide.follow(copy)
+    (copy / "app" / "orders" / "wrong.py").write_text(WRONG)
+    checked = subprocess.run(
+        [sys.executable, "-m", "mypy", "app/orders/wrong.py"],
+        check=False,
+        cwd=copy,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+    errors = [line for line in checked.stdout.splitlines() if ": error:" in line]
+    assert sum('has no attribute "verison"' in line for line in errors) == 3, checked.stdout
+    assert any('Extra key "statsu"' in line for line in errors)

@@ -9,16 +9,15 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request, Response
 
-from app.core.api.openapi import header_parameter
+from app.core.api.openapi import documented, header_parameter
 from app.core.errors import APIError, NotModified
 
 _FIELDS = frozenset({b"if-match", b"if-none-match"})
 _ENTITY_TAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
 
 
-# Read by `Preconditions.of`: as parameters of a handler they would cost every request, with conditions or without.
-IF_MATCH = header_parameter("If-Match", "Go on only if it is still this version", examples=['"3"'])
-IF_NONE_MATCH = header_parameter("If-None-Match", "Go on only if it is another version", examples=['"3"'])
+_IF_MATCH = header_parameter("If-Match", "Go on only if it is still this version", examples=['"3"'])
+_IF_NONE_MATCH = header_parameter("If-None-Match", "Go on only if it is another version", examples=['"3"'])
 
 
 Row = TypeVar("Row")
@@ -117,6 +116,8 @@ class ConditionalRequest:
         return row
 
 
+@documented(_IF_MATCH, methods=["PUT", "PATCH", "DELETE"])
+@documented(_IF_NONE_MATCH, methods=["GET", "PUT", "PATCH", "DELETE"])
 async def _conditions(request: Request, response: Response) -> ConditionalRequest:
     return ConditionalRequest(request, response)
 

@@ -1,7 +1,7 @@
 """The OpenAPI document, completed: every status, header and error body of every operation."""
 
 import http
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI
@@ -83,20 +83,35 @@ def header_parameter(name: str, description: str, **schema: Any) -> dict[str, An
     }
 
 
-def documented(parameter: dict[str, Any]) -> Callable[[_Service], _Service]:
-    """Have a dependency that reads a parameter itself bring its description to every `APIRoute` that takes it."""
+def documented(*parameters: dict[str, Any], methods: Collection[str] | None = None) -> Callable[[_Service], _Service]:
+    """Have a dependency that reads parameters itself bring their descriptions to every `APIRoute` that takes it.
+
+    Parameters
+    ----------
+    *parameters
+        Their descriptions.
+    methods
+        Of the routes that use them; by default all.
+    """
 
     def mark(service: _Service) -> _Service:
-        service.openapi_parameter = parameter  # type: ignore[attr-defined]
+        known = getattr(service, "openapi_parameters", ())
+        service.openapi_parameters = (*((methods, parameter) for parameter in parameters), *known)  # type: ignore[attr-defined]
         return service
 
     return mark
 
 
-def with_described_parameters(dependant: Dependant, extra: dict[str, Any] | None) -> dict[str, Any] | None:
+def with_described_parameters(
+    dependant: Dependant, methods: Collection[str] | None, extra: dict[str, Any] | None
+) -> dict[str, Any] | None:
     """Add to `openapi_extra` the parameters that dependencies marked with `documented` read themselves."""
-    described = [getattr(part.call, "openapi_parameter", None) for part in dependant.dependencies]
-    parameters = [parameter for parameter in described if parameter is not None]
+    parameters = [
+        parameter
+        for part in dependant.dependencies
+        for of, parameter in getattr(part.call, "openapi_parameters", ())
+        if of is None or set(of) & set(methods or ())
+    ]
     if not parameters:
         return extra
     extra = extra or {}

@@ -38,7 +38,7 @@ class APIRoute(fastapi.routing.APIRoute):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - FastAPI's own
         super().__init__(*args, **kwargs)
-        self.openapi_extra = openapi.with_described_parameters(self.dependant, self.openapi_extra)
+        self.openapi_extra = openapi.with_described_parameters(self.dependant, self.methods, self.openapi_extra)
 
     def get_route_handler(self) -> Handler:
         """Make the handler of this route, or of one inclusion of it: prefix and dependencies may differ."""

@@ -1,11 +1,11 @@
 """What the bodies and the queries of every feature are made of, as strict as the database is."""
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 from app.core.api.input.json_body import JSONNumber
 
@@ -58,7 +58,10 @@ def _json_integer(value: object) -> object:
 
 
 def _in_utc(value: datetime) -> datetime:
-    return value if value.tzinfo is UTC else value.astimezone(UTC)
+    try:
+        return value if value.tzinfo is UTC else value.astimezone(UTC)
+    except OverflowError:  # the first or the last day of Python's calendar
+        raise ValueError("must be a moment of the years 1 to 9999 in UTC") from None
 
 
 # Not `le=MAX_ID`: FastAPI makes a double of it, and only a power of two stays what it is.
@@ -101,3 +104,32 @@ MoneyBound = Annotated[
 """A bound of prices in a query."""
 Timestamp = Annotated[datetime, AfterValidator(_in_utc)]
 """A moment in an answer: RFC 3339, UTC; a session of PostgreSQL may have another time zone."""
+
+
+def _moment_text(value: object) -> object:
+    if isinstance(value, str) and not re.fullmatch(_MOMENT, value, re.ASCII):
+        raise ValueError("must be a date and time with an offset, as RFC 3339 has it")
+    return value
+
+
+_MOMENT = r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[+-]\d\d:\d\d)"
+_DAY = r"\d{4}-\d\d-\d\d"
+
+
+def _day_text(value: object) -> object:
+    if isinstance(value, str) and not re.fullmatch(_DAY, value, re.ASCII):
+        raise ValueError("must be a date as RFC 3339 has it, for example 2026-11-26")
+    return value
+
+
+Moment = Annotated[
+    AwareDatetime,
+    BeforeValidator(_moment_text),
+    AfterValidator(_in_utc),
+]
+"""A moment in a query or a body: RFC 3339 with any offset. It is sent to the database in UTC."""
+Day = Annotated[
+    date,
+    BeforeValidator(_day_text),
+]
+"""A date in a query or a body: `2026-11-26`."""
