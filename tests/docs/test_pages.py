@@ -109,7 +109,8 @@ def test_every_verb_and_option_of_a_script_is_there(script: str) -> None:
 
 
 def test_the_readme_s_requests_are_answered_as_it_says(start_service: StartService) -> None:
-    (block,) = (text for language, text in _FENCE.findall((ROOT / "README.md").read_text()) if "curl" in text)
+    block, with_token = (text for _, text in _FENCE.findall((ROOT / "README.md").read_text()) if "curl" in text)
+    assert "scripts/token --settings" in with_token  # tests/scripts/test_token.py does what it says
     if shutil.which("curl") is None:
         pytest.skip("no curl here")
     script = block.replace("http://localhost:8000", start_service().url)
