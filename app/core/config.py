@@ -44,6 +44,10 @@ def _comma_separated(value: object) -> object:
     return value
 
 
+# A name, an IPv4 or an IPv6 address (with its zone); sockets begin with a slash or, abstract ones, with an @.
+_HOST = re.compile(r"[A-Za-z0-9._:%-]*")
+
+
 def _libpq_url(url: SecretStr) -> SecretStr:
     """Normalise the scheme for libpq, and let libpq check the URL.
 
@@ -59,6 +63,8 @@ def _libpq_url(url: SecretStr) -> SecretStr:
         raise ValueError("invalid PostgreSQL URL") from None
     # libpq checks the rest only when it connects.
     hosts, addresses, ports = (given.get(name, "").split(",") for name in ("host", "hostaddr", "port"))
+    if any(not _HOST.fullmatch(host) for host in (*hosts, *addresses) if not host.startswith(("/", "@"))):
+        raise ValueError("invalid host: encode @, : and / in the user name and the password")
     if any(port and not (port.isdecimal() and 0 < int(port) < 65536) for port in ports):
         raise ValueError("invalid port")
     number = max(len(hosts), len(addresses))

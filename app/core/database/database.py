@@ -40,6 +40,8 @@ _REPORT = 0.02
 # Questions in a statement, and statements of one `work` that run at once (docs/performance.md).
 _MAX_BATCH = 100
 _MAX_IN_FLIGHT = 2
+# A read that is not batched, such as a list, has this part of the statement timeout.
+_READ_PART = 2
 _in_use = DB_POOL_CONNECTIONS.labels("in_use")
 _idle = DB_POOL_CONNECTIONS.labels("idle")
 
@@ -66,15 +68,17 @@ class SecondStatement(RuntimeError):
     """A write unit ran a second statement, which was not sent: the two would not be atomic."""
 
 
-def _read_only(work: Callable[[Connection], T]) -> Callable[[Connection], T]:
-    """Have the server refuse to write in each statement of `work`.
+def _read_only(work: Callable[[Connection], T], milliseconds: int) -> Callable[[Connection], T]:
+    """Have the server refuse to write in each statement of `work`, and end it after `milliseconds` if they are not 0.
 
     The statements of one message run in one implicit transaction (PostgreSQL manual, 54.2.2.1), so it takes no round
     trip of its own.
     """
+    timeout = f"SET LOCAL statement_timeout = {milliseconds}; " if milliseconds else ""
+    prefix = f"SET TRANSACTION READ ONLY; {timeout}"
 
     def unit(connection: Connection) -> T:
-        rewrite_statement.set("SET TRANSACTION READ ONLY; ".__add__)
+        rewrite_statement.set(prefix.__add__)
         try:
             return work(connection)
         except DBAPIError as error:
@@ -119,11 +123,14 @@ class Database:
         self._replica = Replica(settings, url, self._report, observers) if url else None
         self._executors = [executor for executor in (self._primary, self._replica) if executor]
         self._pool_timeout = settings.db_pool_timeout
+        self._read_timeout = round(settings.db_statement_timeout * 1000 / _READ_PART)
         self._reporting = False
         self._batchers: weakref.WeakKeyDictionary[BatchWork[Any, Any], Batcher[Any, Any]] = weakref.WeakKeyDictionary()
         self._watching = asyncio.get_running_loop().create_task(self._watch())
 
-    async def run(self, mode: Mode, work: Callable[[Connection], T], *, repeatable: bool = False) -> T:
+    async def run(
+        self, mode: Mode, work: Callable[[Connection], T], *, repeatable: bool = False, batched: bool = False
+    ) -> T:
         """Run a unit of work, and commit it.
 
         Parameters
@@ -132,20 +139,25 @@ class Database:
             How it runs. A read goes to the replica if there is one.
         work
             Takes the connection. It may run several times.
+        batched
+            Whether `work` serves many calls: it may then use the connections that are reserved for such work. Another
+            read has half of `DB_STATEMENT_TIMEOUT`.
         repeatable
             Whether `work` does nothing the second time, so that it may run again where the connection was lost and
             nobody knows whether it was committed. A read always may.
         """
         if mode is Mode.TRANSACTION:
-            return await self._primary.run(work, begin=self._primary.transaction, repeat_if_lost=repeatable)
+            return await self._primary.run(
+                work, begin=self._primary.transaction, repeat_if_lost=repeatable, reserved=batched
+            )
         if mode is not Mode.READ:
             unit = _one_statement(work) if mode is Mode.WRITE else work
-            return await self._primary.run(unit, repeat_if_lost=repeatable)
-        unit = _read_only(work)
+            return await self._primary.run(unit, repeat_if_lost=repeatable, reserved=batched)
+        unit = _read_only(work, 0 if batched else self._read_timeout)
         if self._replica is not None:
             with contextlib.suppress(UnusableError):
-                return await self._replica.read(unit)
-        return await self._primary.run(unit, repeat_if_lost=True)
+                return await self._replica.read(unit, reserved=batched)
+        return await self._primary.run(unit, repeat_if_lost=True, reserved=batched)
 
     async def run_batched(self, mode: Mode, work: BatchWork[Q, A], question: Q, *, repeatable: bool = False) -> A:
         """Run for one question what `work` does for many: calls that meet share a statement, and its commit.
@@ -177,13 +189,17 @@ class Database:
 
         async def ask_alone(question: Q) -> A | Exception:
             try:
-                (answer,) = await self.run(mode, lambda connection: work(connection, [question]), repeatable=repeatable)
+                (answer,) = await self.run(
+                    mode, lambda connection: work(connection, [question]), repeatable=repeatable, batched=True
+                )
             except Exception as error:  # noqa: BLE001 - it is this caller's
                 return error
             return answer
 
         try:
-            return await self.run(mode, lambda connection: work(connection, questions), repeatable=repeatable)
+            return await self.run(
+                mode, lambda connection: work(connection, questions), repeatable=repeatable, batched=True
+            )
         except APIError as error:
             if error.status >= 500 or len(questions) == 1:
                 raise

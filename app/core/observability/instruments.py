@@ -19,9 +19,11 @@ from prometheus_client import (
 )
 
 from app import __version__
+from app.core.observability.metric_files import use_allocated_files
 
 MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR" in os.environ
 if MULTIPROCESS:
+    use_allocated_files()
     _slot = os.environ.get("METRICS_SLOT", str(os.getpid()))
     values.ValueClass = values.MultiProcessValue(process_identifier=lambda: _slot)  # type: ignore[no-untyped-call]
 

@@ -34,6 +34,10 @@ _REST = 1.0
 """Seconds after which a runner without work gives its connection back to the pool."""
 
 
+# One connection in so many, and one at least where there are two, is for batched units only.
+_RESERVED_PART = 4
+
+
 class Executor:
     """Runs units of work on one server. Make it after the fork, in the event loop.
 
@@ -73,6 +77,9 @@ class Executor:
         self._pool_timeout = settings.db_pool_timeout
         self._report = report
         self._queue: deque[Unit] = deque()
+        self._unreserved_queue: deque[Unit] = deque()
+        self._unreserved = 0  # units at work on connections that are not reserved
+        self._max_unreserved = max(1, self._size - max(1, self._size // _RESERVED_PART))
         self._runners: dict[asyncio.Task[None], Runner] = {}
         self._resting: list[Runner] = []
         self.busy = 0
@@ -95,9 +102,21 @@ class Executor:
         pooled: int = self._engine.pool.checkedin()  # type: ignore[attr-defined]  # it is a QueuePool
         return pooled + len(self._resting)
 
-    async def run(self, work: Callable[[Connection], T], *, begin: Begin | None = None, repeat_if_lost: bool) -> T:
-        """Do the work on the next free connection. What has begun ends, even if the caller is cancelled."""
+    async def run(
+        self,
+        work: Callable[[Connection], T],
+        *,
+        begin: Begin | None = None,
+        repeat_if_lost: bool,
+        reserved: bool = False,
+    ) -> T:
+        """Do the work on the next free connection. What has begun ends, even if the caller is cancelled.
+
+        Of the connections a part is `reserved` for batched units, which are quick and few: expensive lists, and units
+        that wait for a lock, cannot take all of them.
+        """
         unit = Unit(work, begin, repeat_if_lost=repeat_if_lost)
+        unit.reserved = reserved
         unit.context = copy_context()
         self._submit(unit)
         try:
@@ -111,6 +130,9 @@ class Executor:
 
     def _submit(self, unit: Unit) -> None:
         """Give the unit to a runner that rests, or to a new one; or queue it."""
+        if not unit.reserved and self._unreserved >= self._max_unreserved:
+            self._enqueue(unit, self._unreserved_queue)
+            return
         while self._resting:
             resting = self._resting.pop().resting
             if resting is not None and not resting.done():
@@ -121,10 +143,13 @@ class Executor:
             self._begin(unit)
             self._start(unit)
             return
+        self._enqueue(unit, self._queue if unit.reserved else self._unreserved_queue)
+
+    def _enqueue(self, unit: Unit, queue: deque[Unit]) -> None:
         unit.queued_at = time.perf_counter()
         unit.timer = asyncio.get_running_loop().call_later(self._pool_timeout, self._expire, unit)
         DB_POOL_WAITING.inc()
-        self._queue.append(unit)
+        queue.append(unit)
 
     def _start(self, unit: Unit) -> None:
         runner = Runner(self._engine, self._watchdog, self._max_seconds)
@@ -138,7 +163,7 @@ class Executor:
         try:
             while unit is not None:
                 runner.run(unit)
-                self._end()
+                self._end(unit)
                 unit = self._next() or self._wait_for_unit(runner)
         finally:
             runner.close()
@@ -149,8 +174,8 @@ class Executor:
 
     def _next(self) -> Unit | None:
         """Take the first unit off the queue whose caller still waits."""
-        while self._queue:
-            unit = self._queue.popleft()
+        while queue := self._queue or (self._unreserved < self._max_unreserved and self._unreserved_queue):
+            unit = queue.popleft()
             self._leave_queue(unit)
             if not unit.future.done():
                 self._begin(unit)
@@ -165,10 +190,12 @@ class Executor:
     def _begin(self, unit: Unit) -> None:
         DB_POOL_WAIT.observe(time.perf_counter() - unit.queued_at if unit.queued_at else 0.0)
         self.busy += 1
+        self._unreserved += not unit.reserved
         self._report()
 
-    def _end(self) -> None:
+    def _end(self, unit: Unit) -> None:
         self.busy -= 1
+        self._unreserved -= not unit.reserved
         self._report()
 
     def _expire(self, unit: Unit) -> None:

@@ -29,8 +29,8 @@ class Replica(Executor):
     _rests = False
     _ask_at = 0.0
 
-    async def read(self, work: Callable[[Connection], T]) -> T:
-        """Run a read.
+    async def read(self, work: Callable[[Connection], T], *, reserved: bool = False) -> T:
+        """Run a read; `reserved` as for `Executor.run`.
 
         Raises
         ------
@@ -43,7 +43,7 @@ class Replica(Executor):
         if self._rests:
             self._ask_at = now + _REST  # one tries, the others when it has been answered
         try:
-            answer = await self.run(work, repeat_if_lost=True)
+            answer = await self.run(work, repeat_if_lost=True, reserved=reserved)
         except DatabaseError as error:
             state = sqlstate_of(error.__cause__) if error.__cause__ else ""
             if state == CANCELLED:

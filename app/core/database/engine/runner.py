@@ -39,15 +39,18 @@ class Unit:
         None for a single statement, which commits by itself.
     context
         The context variables of the caller.
+    reserved
+        Whether it may use the connections that are kept for batched units.
     """
 
-    __slots__ = ("begin", "context", "future", "queued_at", "repeat_if_lost", "timer", "work")
+    __slots__ = ("begin", "context", "future", "queued_at", "repeat_if_lost", "reserved", "timer", "work")
 
     def __init__(self, work: Callable[[Connection], Any], begin: Begin | None, *, repeat_if_lost: bool) -> None:
         self.work, self.begin, self.repeat_if_lost = work, begin, repeat_if_lost
         self.context: Context
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.queued_at = 0.0
+        self.reserved = False
         self.timer: asyncio.TimerHandle | None = None
 
 

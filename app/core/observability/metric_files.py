@@ -1,0 +1,63 @@
+"""The memory-mapped files of the metrics, with their space allocated.
+
+The library makes sparse files: where their file system is full, the first write to a new page ends the process (SIGBUS,
+mmap(2)). Allocated files cannot fail so; where there is no space, the values of this worker stay in its own memory, and
+a scrape does not see them.
+"""
+
+import logging
+import mmap
+import os
+
+from prometheus_client import values
+from prometheus_client.mmap_dict import MmapedDict
+
+_SIZE = 64 * 1024
+"""Bytes of a new file; it is doubled when it is full."""
+
+_log = logging.getLogger(__name__)
+
+
+class AllocatedDict(MmapedDict):
+    """The library's file of values, which never grows beyond the space that it has."""
+
+    def __init__(self, filename: str, read_mode: bool = False) -> None:  # noqa: FBT001, FBT002 - the library's
+        self._private = not read_mode and not _allocate(filename, _SIZE)
+        # Where there is no space: a file that nobody sums, without a name.
+        super().__init__(f"/proc/self/fd/{os.memfd_create('metrics')}" if self._private else filename, read_mode)  # type: ignore[no-untyped-call]
+
+    def _init_value(self, key: str) -> None:
+        """Add a value, in a file that has space for it."""
+        needed = self._used + len(key.encode()) + 32  # the length, padding, and two doubles
+        if needed > self._capacity and not self._private and not _allocate(self._fname, 2 * self._capacity):
+            self._move()
+        super()._init_value(key)  # type: ignore[no-untyped-call]
+
+    def _move(self) -> None:
+        """Go on in memory of this process; the file keeps the values that it has."""
+        self._private = True
+        content = self._m[: self._capacity]
+        self._f.close()
+        self._f = os.fdopen(os.memfd_create("metrics"), "r+b")
+        self._f.write(content)
+        self._f.flush()
+        self._m = mmap.mmap(self._f.fileno(), self._capacity)
+
+
+def _allocate(filename: str, size: int) -> bool:
+    """Make a file at least so large; return whether there is space for it."""
+    try:
+        descriptor = os.open(filename, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            os.posix_fallocate(descriptor, 0, size)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        _log.error("No space for metrics: %s; what this worker counts is not scraped", os.strerror(error.errno or 0))
+        return False
+    return True
+
+
+def use_allocated_files() -> None:
+    """Have `prometheus_client` keep its values in allocated files."""
+    values.MmapedDict = AllocatedDict  # type: ignore[attr-defined]

@@ -1,0 +1,86 @@
+"""Expensive or waiting database work leaves a share to others; a full disk makes metrics stale, and no more."""
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from tests.conftest import MakeSettings, StartService
+from tests.hostile.ordinary import ordinary_beside
+from tests.support.cluster import connected
+from tests.support.http import send
+from tests.support.service import ROOT, environment
+
+
+def test_waiters_for_a_locked_row_do_not_hold_up_reads(start_service: StartService, database_url: str) -> None:
+    service = start_service()
+    locked = service.client.post("/items", json={"name": "Locked", "price": 1}).headers["location"]
+    patch = b'{"price":2}'
+
+    def attack() -> None:
+        answer = send(service.port, "PATCH", locked, ("Content-Type", "application/json"), body=patch)
+        assert answer.status == 503
+
+    with connected(database_url) as holder, holder.cursor() as cursor, ordinary_beside(service):
+        cursor.execute("BEGIN")
+        cursor.execute("SELECT FROM items WHERE id = %s FOR UPDATE", [int(locked.rpartition("/")[2])])
+        waiters = [threading.Thread(target=attack, daemon=True) for _ in range(60)]
+        for waiter in waiters:
+            waiter.start()
+        for waiter in waiters:
+            waiter.join(30)
+        cursor.execute("ROLLBACK")
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://u:abc@SECRET@host/db", "postgresql://u:a@b c/db", "postgresql://u@h;x/db"]
+)
+def test_a_host_that_may_be_a_part_of_the_password_is_refused(make_settings: MakeSettings, url: str) -> None:
+    with pytest.raises(ValidationError, match="invalid host") as error:
+        make_settings(database_url=url)
+    assert "SECRET" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:p@[::1]:5432/db",
+        "postgresql://u:p@one,two.example:5433/db?target_session_attrs=read-write",
+        "postgresql:///db?host=/var/run/postgresql",
+        "postgresql://u:p%40x@h/db",
+    ],
+)
+def test_hosts_of_every_kind_are_taken(make_settings: MakeSettings, url: str) -> None:
+    assert make_settings(database_url=url).database_url.get_secret_value() == url
+
+
+_COUNT = """
+import os, sys
+from pathlib import Path
+from app.core.observability import instruments
+for number in range(3_000):
+    instruments.HTTP_REQUESTS.labels("GET", "/" + "x" * 200 + str(number), "200").inc()
+print("alive")
+"""
+
+
+@pytest.mark.parametrize("kilobytes", [8, 200])
+def test_metrics_on_a_full_file_system_end_no_process(tmp_path: Path, kilobytes: int) -> None:
+    script = f'mount -t tmpfs -o size={kilobytes}k none "$2" && exec "$0" -c "$1"'
+    words = ["unshare", "--mount", "--map-root-user", "sh", "-c", script, sys.executable, _COUNT, str(tmp_path)]
+    if subprocess.run(["unshare", "--mount", "--map-root-user", "true"], check=False, timeout=10).returncode != 0:
+        pytest.skip("no user namespaces here")
+    run = subprocess.run(
+        words,
+        cwd=ROOT,
+        env=environment(PROMETHEUS_MULTIPROC_DIR=str(tmp_path), METRICS_SLOT="0"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert run.stdout.splitlines() == ["alive"], (run.returncode, run.stderr[-2000:])
