@@ -361,6 +361,7 @@ def test_sessions_are_named_and_bounded(make_client: MakeClient) -> None:
         names = ("application_name", "statement_timeout", "lock_timeout")
         return [str(connection.execute(text(f"SHOW {name}")).scalar_one()) for name in names]
 
-    name, timeout, lock = do(client, "read", work)
-    assert (name, timeout) == ("named", "1500ms")
-    assert 0 < int(lock.removesuffix("ms")) <= 1500
+    for mode, milliseconds in (("transaction", "1500ms"), ("read", "750ms")):
+        name, timeout, lock = do(client, mode, work)
+        assert (name, timeout) == ("named", milliseconds)
+        assert 0 < int(lock.removesuffix("ms")) <= 1500

@@ -34,7 +34,7 @@ _REST = 1.0
 """Seconds after which a runner without work gives its connection back to the pool."""
 
 
-# One connection in so many, and one at least where there are two, is for batched units only.
+# One connection in so many is for batched units only.
 _RESERVED_PART = 4
 
 
@@ -79,7 +79,7 @@ class Executor:
         self._queue: deque[Unit] = deque()
         self._unreserved_queue: deque[Unit] = deque()
         self._unreserved = 0  # units at work on connections that are not reserved
-        self._max_unreserved = max(1, self._size - max(1, self._size // _RESERVED_PART))
+        self._max_unreserved = self._size - self._size // _RESERVED_PART
         self._runners: dict[asyncio.Task[None], Runner] = {}
         self._resting: list[Runner] = []
         self.busy = 0
