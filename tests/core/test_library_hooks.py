@@ -67,7 +67,7 @@ def test_the_effective_route_is_in_the_context_variable(
 ) -> None:
     """`_effective_route_context_var` tells a route of which inclusion it makes the handler."""
     paths: list[str] = []
-    plan_of = router.plan_of
+    plan_of = arguments.plan_of
 
     def noted(dependant: Any, *rest: Any) -> Any:
         paths.append(dependant.path)
