@@ -29,6 +29,8 @@ CALLED_BY: dict[str, str | None] = {
     "ServiceProtocol.connection_lost": None,
     "ServiceProtocol.data_received": None,
     "ServiceProtocol.pause_writing": None,
+    "ServiceProtocol.resume_writing": None,
+    "ServiceProtocol.on_body": None,
     "ServiceProtocol.on_message_begin": None,
     "ServiceProtocol.on_headers_complete": None,
     "ServiceProtocol.on_message_complete": None,
@@ -62,6 +64,9 @@ def use_http(service: Service) -> None:
     connection = service.connect()
     connection.send(b"GET /pid HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     assert connection.answer().status == 200
+    connection = service.connect()
+    connection.send(b"POST /pid HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi")
+    assert connection.answer().status == 405
     slow = service.connect()
     slow.ask("/big")
     time.sleep(0.5)  # for the server's buffer to fill

@@ -74,7 +74,12 @@ def test_what_comes_with_the_handshake_is_not_lost(service: Service) -> None:
 
 @pytest.mark.parametrize(
     ("path", "status", "code"),
-    [("/nowhere", 404, "NOT_FOUND"), ("/ws/denied", 403, "FORBIDDEN"), ("/ws/denied?reason=no", 401, None)],
+    [
+        ("/nowhere", 404, "NOT_FOUND"),
+        ("/%77s", 404, "NOT_FOUND"),
+        ("/ws/denied", 403, "FORBIDDEN"),
+        ("/ws/denied?reason=no", 401, None),
+    ],
 )
 def test_handshakes_that_the_application_rejects(service: Service, path: str, status: int, code: str | None) -> None:
     with pytest.raises(InvalidStatus) as caught:

@@ -15,6 +15,7 @@ from websockets.http11 import Request
 from app.core.errors import InvalidInput, ShuttingDown
 from app.core.lifecycle import lifecycle
 from app.server.protocol import timeouts
+from app.server.protocol.head import is_canonical
 from app.server.protocol.responses import count_rejected, render_error
 
 # Frames of one message; without a limit empty ones would never reach the message's size limit.
@@ -53,6 +54,8 @@ class ServiceWebSocket(WebSocketsSansIOProtocol):
         response = self.conn.accept(event)
         if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
             super().handle_connect(event)
+            if not is_canonical(self.scope["raw_path"]):
+                self.scope["path"] = self.scope["raw_path"].decode("ascii")  # which no route has
         else:
             self.handshake_initiated = True
             status = response.status_code
