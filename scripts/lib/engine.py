@@ -14,7 +14,7 @@ HTTP_TIMEOUT = 10.0  # seconds
 
 
 class SmokeError(Exception):
-    """Something is not as it should be."""
+    """An expectation failed."""
 
 
 def run(
@@ -39,19 +39,19 @@ def run(
 
 
 def docker(*words: str, timeout: float = COMMAND_TIMEOUT) -> str:
-    """Run `docker`; return what it says."""
+    """Run `docker`; return its output."""
     return run("docker", *words, timeout=timeout)[1].strip()
 
 
 def inspect(name: str) -> dict[str, Any]:
-    """Return all that the engine knows about a container or an image."""
+    """Return the engine's description of a container or an image."""
     found: list[dict[str, Any]] = json.loads(docker("inspect", name))
     return found[0]
 
 
 @dataclass
 class Answer:
-    """A response, with its body parsed where it is JSON."""
+    """A response; a JSON body is parsed."""
 
     status: int
     headers: dict[str, str]
@@ -60,13 +60,13 @@ class Answer:
 
 @dataclass
 class Client:
-    """Sends requests, each on a connection of its own; those for operations to `OPS_PORT`."""
+    """Sends requests, each on a new connection; those for operations to `OPS_PORT`."""
 
     port: int
     ops_port: int | None = None
 
     def __call__(self, method: str, path: str, body: object = None, **headers: str) -> Answer:
-        """Send one; names of headers are written with underscores."""
+        """Send a request; header names are written with underscores."""
         is_operational = path.startswith(("/health/", "/metrics", "/docs", "/openapi.json"))
         port = self.ops_port if self.ops_port and is_operational else self.port
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=HTTP_TIMEOUT)
@@ -98,6 +98,6 @@ def wait_for(true: Callable[[], bool], what: str, seconds: float) -> float:
 
 
 def expect(true: object, what: str) -> None:
-    """Complain unless a condition holds."""
+    """Raise unless a condition holds."""
     if not true:
         raise SmokeError(what)

@@ -1,4 +1,4 @@
-"""Make `.venv` from the locked requirements, so that an interrupted try is never trusted.
+"""Make `.venv` from the locked requirements, so that an interrupted installation is never used.
 
 ``environment.py check FILE...`` is run by the environment's own Python and exits with 0 when the
 files are installed. ``environment.py make FILE...`` is run by the Python that is to be its base.
@@ -20,18 +20,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 VENV = ROOT / ".venv"
-# What the environment holds. Removed before it changes and written after: without it, it is
-# half-made.
+# Lists what the environment contains. Removed before a change and written after it: without it, the environment is
+# incomplete.
 STAMP = VENV / "installed.json"
 PYTHON = str(VENV / "bin" / "python")
 LOCK = ROOT / ".data" / "environment.lock"
-LOCK_TIMEOUT = 900.0  # seconds; the other holder is downloading the same packages
+LOCK_TIMEOUT = 900.0  # seconds; another process may be downloading the same packages
 
 READY, INCOMPLETE, UNSOUND = 0, 3, 4
 
 
 def identity() -> str:
-    """Name what an environment cannot outlive: its folder and its Python."""
+    """Return what an environment depends on: its folder and its Python."""
     return f"{VENV} {sys.version}"
 
 
@@ -54,7 +54,7 @@ def check(files: list[str]) -> int:
 
 
 def state(files: list[str]) -> int:
-    """Have the environment's own Python check itself: it may not even start."""
+    """Check the environment with its own Python, which may not even start."""
     command = [PYTHON, "-I", __file__, "check", *files]
     try:
         code = subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode
@@ -64,7 +64,7 @@ def state(files: list[str]) -> int:
 
 
 def make(files: list[str]) -> None:
-    """Bring the environment to hold the files, from scratch unless something is only missing."""
+    """Install the files, in a new environment unless packages are only missing."""
     with locked():
         found = state(files)
         if found == READY:
@@ -82,7 +82,7 @@ def make(files: list[str]) -> None:
 
 
 def installed() -> list[str]:
-    """List the files that a stale environment holds, so that its successor holds them too."""
+    """List the files of a stale environment, so that the new one contains them too."""
     try:
         return [file for file in json.loads(STAMP.read_text()) if (ROOT / file).is_file()]
     except (OSError, ValueError):
@@ -90,7 +90,7 @@ def installed() -> list[str]:
 
 
 def rebuild() -> None:
-    """Make an empty environment with pip where there was none, or a stale or half-made one."""
+    """Create an empty environment with pip, in place of a stale or incomplete one."""
     if VENV.is_symlink():
         VENV.unlink()
     elif VENV.exists():
@@ -102,7 +102,7 @@ def rebuild() -> None:
 
 
 def install(file: str) -> None:
-    """Install one file; its hashes are required, and it is complete: nothing is resolved again."""
+    """Install one file, with hashes and without resolving dependencies: it is complete."""
     number = len(re.findall(r"^[\w.-]+(?:\[.*\])?==", (ROOT / file).read_text(), re.MULTILINE))
     print(f"installing {file} into .venv: {number} packages", flush=True)
     command = [PYTHON, "-I", "-m", "pip", "install", "--no-color", "--progress-bar", "off"]
@@ -120,7 +120,7 @@ def install(file: str) -> None:
 
 
 def show_progress(done: int, number: int) -> None:
-    """Draw a bar, if somebody watches."""
+    """Draw a progress bar on a terminal."""
     if sys.stdout.isatty():
         filled = 30 * done // max(number, 1)
         print(f"\r  [{'#' * filled}{' ' * (30 - filled)}] {done}/{number}", end="", flush=True)
@@ -128,7 +128,7 @@ def show_progress(done: int, number: int) -> None:
 
 @contextmanager
 def locked() -> Iterator[None]:
-    """Keep scripts that start at once from fighting; a holder that is killed lets go."""
+    """Serialise scripts that start at the same time; the lock of a killed process is released."""
     LOCK.parent.mkdir(exist_ok=True)
     with LOCK.open("a") as lock:
         deadline = time.monotonic() + LOCK_TIMEOUT

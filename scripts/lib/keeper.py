@@ -1,4 +1,4 @@
-"""The keeper: a process that has a server run while it has users, and stops it after the last."""
+"""The keeper: a process that runs a server while it has users, and then stops it."""
 
 import os
 import signal
@@ -11,20 +11,19 @@ from lib.binaries import PostgresError
 from lib.cluster import Cluster
 from lib.locks import EXCLUSIVE, POLL, open_lock, take
 
-# Starts in a row that may fail: the children of a killed server hold on to its shared memory until
-# they have noticed.
+# Consecutive starts that may fail: children of a killed server keep its shared memory until they have ended.
 ATTEMPTS = 20
 ATTEMPT_PAUSE = 0.5  # seconds
 STOP_TIMEOUT = 40.0  # seconds
 
 
 def run_keeper(cluster: Cluster) -> None:
-    """Detach from the caller and keep the server, unless somebody does already."""
+    """Detach from the caller and keep the server, unless another keeper does."""
     lock = open_lock(cluster.data / "keeper")
     if not take(lock, EXCLUSIVE):
         return
     if os.fork():
-        os._exit(0)  # nobody has to bury the keeper
+        os._exit(0)  # so that no process has to wait for the keeper
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     users = open_lock(cluster.data / "users")
     try:
@@ -32,13 +31,13 @@ def run_keeper(cluster: Cluster) -> None:
     except (PostgresError, OSError) as error:
         print(f"keeper: {error}", flush=True)
     finally:
-        # In this order: whoever gets a share of `users` next must see that there is no keeper.
+        # In this order: the next process that takes a share of `users` must see that there is no keeper.
         os.close(lock)
         os.close(users)
 
 
 def keep(cluster: Cluster, users: int) -> None:
-    """Have the server run until `users` is free of shares."""
+    """Run the server until no process holds a share of `users`."""
     child: subprocess.Popen[bytes] | None = None
     failures = 0
     cluster.paused.unlink(missing_ok=True)
@@ -62,7 +61,7 @@ def keep(cluster: Cluster, users: int) -> None:
 
 
 def stop(cluster: Cluster, child: subprocess.Popen[bytes] | None) -> None:
-    """Stop the server, also one that has not come far enough to be found."""
+    """Stop the server, even if it has not started far enough to be found."""
     if child and child.poll() is None:
         child.send_signal(signal.SIGINT)
     cluster.stop()
@@ -74,6 +73,6 @@ def stop(cluster: Cluster, child: subprocess.Popen[bytes] | None) -> None:
 
 
 def last_line(log: Path) -> str:
-    """Return the end of a log, which says why there is no keeper."""
+    """Return the end of the log, which shows why the keeper ended."""
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     return lines[-1] if lines else ""

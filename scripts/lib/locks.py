@@ -1,4 +1,4 @@
-"""Locks between processes, which the system frees when their holder dies, however it dies."""
+"""Locks between processes, which the operating system releases when the holder ends."""
 
 import fcntl
 import os
@@ -14,12 +14,12 @@ POLL = 0.05  # seconds
 
 
 def open_lock(file: Path) -> int:
-    """Open a lock file, made if it is not there; no child inherits the descriptor."""
+    """Open a lock file, and create it if necessary; child processes do not inherit the descriptor."""
     return os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
 
 
 def take(lock: int, kind: int) -> bool:
-    """Take an open lock, or turn it into another kind, unless somebody else's stands against it."""
+    """Take an open lock, or change its kind; return whether that was possible."""
     try:
         fcntl.flock(lock, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -28,7 +28,7 @@ def take(lock: int, kind: int) -> bool:
 
 
 def is_taken(file: Path) -> bool:
-    """Tell whether somebody holds a lock exclusively."""
+    """Return whether a process holds the lock exclusively."""
     lock = open_lock(file)
     try:
         return not take(lock, SHARED)
@@ -38,7 +38,7 @@ def is_taken(file: Path) -> bool:
 
 @contextmanager
 def locked(file: Path, timeout: float) -> Iterator[None]:
-    """Hold a lock for a block; `TimeoutError` when it is not free in time, in seconds."""
+    """Hold a lock during a block; raise `TimeoutError` if it is not free within `timeout` seconds."""
     lock = open_lock(file)
     try:
         wait_until(lambda: take(lock, EXCLUSIVE), timeout, f"{file} is not free")
@@ -48,7 +48,7 @@ def locked(file: Path, timeout: float) -> Iterator[None]:
 
 
 def wait_until(true: Callable[[], bool], timeout: float, complaint: str) -> None:
-    """Wait for a condition; `TimeoutError` with the complaint when it takes too long."""
+    """Wait for a condition; raise `TimeoutError` with the complaint after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not true():
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""Whether the schema is the newest already, found out without loading Alembic, which takes a second."""
+"""Check whether the schema is current without loading Alembic, which takes a second."""
 
 import re
 from pathlib import Path
@@ -9,10 +9,9 @@ CONNECT_TIMEOUT = 3  # seconds
 
 
 def is_current(url: str, versions: Path) -> bool:
-    """Compare what the database says with what no other migration comes after.
+    """Return whether the database has the newest revision.
 
-    Only a plain answer counts; in any doubt (the database is away, two heads, a merge) this is
-    False, and Alembic has the say.
+    False in any doubt (the database is unavailable, there are two heads or a merge); Alembic then decides.
     """
     source = "\n".join(file.read_text() for file in versions.glob("*.py"))
     revisions = set(re.findall(r"^revision\b[^=\n]*= [\"'](\w+)[\"']", source, re.MULTILINE))
@@ -25,7 +24,7 @@ def is_current(url: str, versions: Path) -> bool:
 
 
 def read_revisions(url: str) -> set[str]:
-    """Ask the database."""
+    """Read the revisions of the database."""
     connection = psycopg2.connect(url, connect_timeout=CONNECT_TIMEOUT)
     try:
         with connection.cursor() as cursor:

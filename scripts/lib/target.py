@@ -1,4 +1,4 @@
-"""The database that a script works on: the operator's, or that of scripts/run."""
+"""The database that a script uses: the one of DATABASE_URL, otherwise that of scripts/run."""
 
 import os
 from collections.abc import Iterator
@@ -13,14 +13,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def given() -> str | None:
-    """Read `DATABASE_URL` from the environment or `.env`; names of variables know no case, empty is unset."""
+    """Read `DATABASE_URL` from the environment or `.env`; names are case-insensitive, an empty value is unset."""
     variables = {**dotenv_values(ROOT / ".env"), **os.environ}
     return next((value for name, value in variables.items() if value and name.upper() == "DATABASE_URL"), None)
 
 
 @contextmanager
 def database() -> Iterator[str]:
-    """Name the database as a URL; the embedded one runs at least as long as the block does.
+    """Yield the URL of the database; the embedded one runs at least as long as the block.
 
     Raises
     ------

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 from app.core.config import Settings
 from app.main import create_app
 from tests.conftest import running_service
-from tests.support.cluster import connected, migrate
+from tests.support.cluster import connected, migrate, query
 from tests.support.service import ROOT, Service
 
 VARIABLE = "DISTRIBUTED_DATABASE_URL"
@@ -28,12 +28,21 @@ def _shared_database() -> Iterator[str]:
     url = os.environ.get(VARIABLE)
     if not url:
         pytest.skip(f"{VARIABLE} names no Citus coordinator")
-    migrate(url, "base")
+    _drop_everything(url)
     migrate(url)
     with connected(url) as connection, connection.cursor() as cursor:
         cursor.execute(_DISTRIBUTE)
     yield url
-    migrate(url, "base")
+    _drop_everything(url)
+
+
+def _drop_everything(url: str) -> None:
+    """Empty the database, in several transactions: Citus cannot undo the migrations in one each."""
+    for (table,) in query(url, "SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = 'public'"):
+        query(url, f"DROP TABLE {table} CASCADE")
+    functions = "SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'public'::regnamespace"
+    for (function,) in query(url, functions):
+        query(url, f"DROP FUNCTION {function}")
 
 
 @pytest.fixture(scope="session")
