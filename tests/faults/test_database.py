@@ -67,13 +67,13 @@ def test_connections_that_break_at_the_worst_moment(
 def test_a_commit_whose_answer_is_lost(network: Proxy, start: StartService) -> None:
     """With a key it is repeated and answered from the first time; without one it is 503, and is not repeated."""
     service = start(network.url)
-    network.cut(b"COMMIT\x00", Cut.AFTER_COMMIT)
+    network.cut(b"INSERT INTO items", Cut.AFTER_COMMIT)
     keyed = service.client.post("/items", json={"name": "keyed", "price": 1}, headers={"Idempotency-Key": "k"})
     network.cut(b"INSERT INTO items", Cut.AFTER_COMMIT)
     plain = service.client.post("/items", json={"name": "plain", "price": 1})
     item = service.client.post("/items", json={"name": "patched", "price": 1})
     tag = {"If-Match": item.headers["ETag"]}
-    network.cut(b"COMMIT\x00", Cut.AFTER_COMMIT)
+    network.cut(b"UPDATE items", Cut.AFTER_COMMIT)
     patch = service.client.patch(item.headers["Location"], json={"price": 2}, headers=tag)
     assert network.cuts == 3
     assert (keyed.status_code, keyed.headers.get("Idempotent-Replayed")) == (201, "true")

@@ -106,18 +106,18 @@ def test_the_database_is_asked_at_most_once_a_second(make_client: MakeClient, mo
         return ask(self)
 
     monkeypatch.setattr(HealthCheck, "_ask", counted)
-    end = time.monotonic() + 2.3
+    end = time.monotonic() + 30
 
     def keep_asking(_: int) -> set[int]:
         answers = set()
-        while time.monotonic() < end:
+        while len(asked) < 3 and time.monotonic() < end:
             answers.add(client.get("/health/ready").status_code)
         return answers
 
     with ThreadPoolExecutor(4) as pool:
         assert set().union(*pool.map(keep_asking, range(4))) == {200}
 
-    assert 2 <= len(asked) <= 3
+    assert len(asked) >= 3
     assert all(later - earlier > 0.95 for earlier, later in pairwise(asked))
 
 
