@@ -76,12 +76,12 @@ IdNumber = Annotated[Id, WholeNumber]
 """An id in a body that a client sends."""
 # At most 12 digits: a double carries 15, so the shortest decimal text of the float is the price itself.
 _NUMBER = PlainSerializer(float, return_type=float)
+# Without `multipleOf`: 0.01 is no double, so JavaScript's validators refuse 19.99.
 _PRICE = WithJsonSchema(
     {
         "type": "number",
         "exclusiveMinimum": 0,
         "maximum": float(MAX_MONEY),
-        "multipleOf": 0.01,
         "description": "Exact money: at most two decimals",
         "examples": [19.99],
     }
@@ -99,7 +99,7 @@ MoneyBound = Annotated[
     Decimal,
     BeforeValidator(_decimal_text),
     Field(ge=0, le=MAX_MONEY, decimal_places=2, allow_inf_nan=False),
-    WithJsonSchema({"type": "number", "minimum": 0, "maximum": float(MAX_MONEY), "multipleOf": 0.01}),
+    WithJsonSchema({"type": "number", "minimum": 0, "maximum": float(MAX_MONEY)}),
 ]
 """A bound of prices in a query."""
 Timestamp = Annotated[datetime, AfterValidator(_in_utc)]
