@@ -1,4 +1,4 @@
-"""Migrations: one at a time, and never waiting long for a lock."""
+"""Run migrations: one at a time, and without waiting long for a lock."""
 
 import logging.config
 from importlib import import_module
@@ -14,14 +14,14 @@ from app.core.database.base import Base
 from app.core.database.engine.pool import connect
 from app.core.observability.logs import log_config
 
-# One number for this service: any number of starters migrate, one after the other.
+# One number for this service: concurrent migrations run one after the other.
 _ADVISORY_LOCK = 7_403_118_511_042_931
-# A statement that waits for a lock makes all others wait behind it.
+# A statement that waits for a lock blocks all later ones.
 _SETTINGS = ("SET lock_timeout = '5s'", "SET statement_timeout = '60s'")
 
 
 def load_models() -> None:
-    """Import every feature's models, so that the metadata is whole."""
+    """Import every feature's models, so that the metadata is complete."""
     for feature in iter_modules(app.__path__, "app."):
         if feature.ispkg and any(m.name == "models" for m in iter_modules(import_module(feature.name).__path__)):
             import_module(f"{feature.name}.models")
@@ -42,9 +42,9 @@ def migrate_offline() -> None:
 
 
 def migrate(connection: Connection) -> None:
-    """Run the migrations, each in a transaction of its own."""
-    # The lock is the session's: it outlasts the transactions, and goes with the connection. Waiting for it is
-    # bounded by the statement timeout that is set first.
+    """Run the migrations, each in its own transaction."""
+    # The lock belongs to the session: it outlasts the transactions, and ends with the connection. The statement timeout
+    # that is set first limits the wait for it.
     connection.execute(text("SET statement_timeout = '300s'"))
     connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _ADVISORY_LOCK})
     for setting in _SETTINGS:

@@ -30,7 +30,7 @@ def main(words: list[str]) -> int:
             raise PostgresError(MISSING.format(url=url))
         # libpq's own spelling: SQLAlchemy's names its driver as well.
         parameters = parse_dsn(re.sub(r"^(postgresql\+psycopg2|postgres)://", "postgresql://", url))
-        # Whoever lists the processes must not see it.
+        # It must not appear in the list of processes.
         password = {"PGPASSWORD": parameters.pop("password")} if "password" in parameters else {}
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for psql: it cancels a statement
         command = [psql, "--dbname", make_dsn(**parameters), *words]

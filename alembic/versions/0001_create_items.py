@@ -3,7 +3,7 @@
 Revision ID: 0001
 Revises:
 
-Safe online? It makes a new table, which nobody uses yet; so its indexes need not be created concurrently.
+Safe online? It creates a new, unused table, so its indexes need not be created concurrently.
 """
 
 from collections.abc import Sequence

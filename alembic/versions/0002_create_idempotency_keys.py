@@ -3,7 +3,7 @@
 Revision ID: 0002
 Revises: 0001
 
-Safe online? It makes a new table, which nobody uses yet; so its index need not be created concurrently.
+Safe online? It creates a new, unused table, so its index need not be created concurrently.
 """
 
 from collections.abc import Sequence

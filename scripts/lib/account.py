@@ -1,4 +1,4 @@
-"""The account PostgreSQL runs as: it refuses to be root."""
+"""The account that PostgreSQL runs as; it refuses to run as root."""
 
 import os
 import pwd

@@ -1,8 +1,7 @@
-"""Calls that meet share one answer from elsewhere.
+"""Concurrent calls share one call of a function.
 
-A lone call waits for nobody. Under load the calls that gathered while others were under way go out together, and with
-them those that have arrived and are still to be read, so one statement, one round trip and one commit serve many
-requests, and the fuller the house the cheaper each.
+A single call is made at once. Under load, the calls that arrive while others are in flight are sent together, so one
+statement, one round trip and one commit serve many requests.
 """
 
 import asyncio
@@ -39,8 +38,8 @@ class Batcher(Generic[Q, A]):
 
     Notes
     -----
-    A call of `ask` begins after each of its questions was put: an answer is never older than its question. A
-    caller that is cancelled harms nobody: its question is dropped if it has not gone out, else its answer is.
+    A call of `ask` begins after all of its questions have arrived: an answer is never older than its question. A
+    cancelled caller does not affect others: its question is dropped, or its answer if the question was sent.
     """
 
     def __init__(
@@ -66,7 +65,7 @@ class Batcher(Generic[Q, A]):
         return await future
 
     async def _serve(self) -> None:
-        """Ask until nobody waits."""
+        """Ask until no call waits."""
         try:
             while self._waiting:
                 if self._crowded:
@@ -90,7 +89,7 @@ class Batcher(Generic[Q, A]):
         return batch
 
     def expire(self, patience: float, error: Exception) -> None:
-        """Raise `error` for whoever has waited for more than `patience` seconds to be asked."""
+        """Raise `error` for the calls that have waited for more than `patience` seconds."""
         before = time.monotonic() - patience
         while self._waiting and self._waiting[0][2] < before:
             _, future, _, _ = self._waiting.popleft()

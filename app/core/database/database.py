@@ -1,7 +1,7 @@
 """The database of the service: it runs the units of work.
 
-A unit holds a connection only while it runs, lets the event loop go on while it waits for the server, and is committed
-before the handler goes on: FastAPI ends a `yield` dependency after the response is sent, which would be too late.
+A unit holds a connection only while it runs, yields to the event loop while it waits for the server, and is committed
+before the handler continues: FastAPI ends a `yield` dependency after the response is sent, which would be too late.
 """
 
 import asyncio
@@ -203,7 +203,7 @@ class Database:
         except APIError as error:
             if error.status >= 500 or len(questions) == 1:
                 raise
-            # PostgreSQL refused a row, and so took none: by itself, only that one fails.
+            # PostgreSQL rejected a row, and inserted none: sent separately, only that one fails.
             return await asyncio.gather(*map(ask_alone, questions))
 
     def once(self, key: Once | None) -> "Database | Keyed":

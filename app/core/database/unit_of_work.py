@@ -139,7 +139,7 @@ def batched_write(
 def batched_write(work: Callable[..., Any] | None = None, /, *, repeatable: bool = False) -> Any:
     """Declare one writing statement for many questions; calls with one question each share it, and its commit.
 
-    Where PostgreSQL refuses one of them, each is sent again by itself.
+    If PostgreSQL rejects one of them, each is sent again separately.
     """
     return _declare(BatchedUnitOfWork, work, Mode.WRITE, repeatable)
 

@@ -15,12 +15,12 @@ from psycopg2.extensions import parse_dsn
 from app.core.database.engine.dialect import Address, ConnectTimeout, address_of, connect
 
 _PAUSE = 0.02
-"""Seconds between two tries while the server is away: PostgreSQL forks a process even to say that it is starting."""
+"""Seconds between two attempts while the server is unavailable: PostgreSQL forks a process for each of them."""
 _PATIENCE = 0.1
-"""Seconds that a try gets before others stop waiting for it: a server that is back answers within them."""
+"""Seconds after which others stop waiting for an attempt: a server that is available answers in less."""
 _STUCK = 0.5
-"""Seconds after which a try that has no answer gets company, and its success is doubted."""
-_GRUDGE = 30.0
+"""Seconds after which a second attempt starts beside one without an answer, whose success is then not trusted."""
+_AVOID_SECONDS = 30.0
 """Seconds for which a host that did not answer is tried after the others."""
 
 _Host = dict[str, str]
@@ -78,8 +78,8 @@ class Connector:
 
     def _order(self) -> list[int]:
         """Sort the hosts, by their numbers in the URL, into the order of trying: those that hung lately come last."""
-        forgiven = time.monotonic() - _GRUDGE
-        return sorted(range(len(self._hosts)), key=lambda index: max(self._hung_at[index], forgiven))
+        avoided_until = time.monotonic() - _AVOID_SECONDS
+        return sorted(range(len(self._hosts)), key=lambda index: max(self._hung_at[index], avoided_until))
 
     def _wait_for_turn(self) -> None:
         failures = self._failures

@@ -1,7 +1,7 @@
 """psycopg2 on the event loop, under SQLAlchemy's own bridge from `async` to plain code.
 
 psycopg2 calls back wherever it would wait for the server ("Support for coroutine libraries" in its manual). Inside of
-`greenlet_spawn`, which SQLAlchemy's asyncio extension is made of, that wait becomes an `await`: other requests go on
+`greenlet_spawn`, which SQLAlchemy's asyncio extension is made of, that wait becomes an `await`: other requests run
 meanwhile, in the same thread. Elsewhere, in a thread that connects or in a script, it is an ordinary wait. With a
 thread a connection instead, a read cost a quarter more CPU time: the interpreter's lock goes from core to core with
 each statement (docs/performance.md).
@@ -51,7 +51,7 @@ class LoopDialect(PGDialect_psycopg2):
 
     @classmethod
     def get_pool_class(cls, url: URL) -> type[Pool]:  # noqa: ARG003 - as SQLAlchemy declares it
-        """Choose the pool whose locks let the loop go on."""
+        """Choose the pool whose locks yield to the event loop."""
         return AsyncAdaptedQueuePool
 
     def initialize(self, connection: Connection) -> None:

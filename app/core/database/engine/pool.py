@@ -42,13 +42,13 @@ def connect_arguments(settings: Settings, database_url: SecretStr | None = None)
         "tcp_user_timeout": 10_000,
     }
     if settings.db_statement_timeout > 0:
-        # Zero sends no `options`, which PgBouncer refuses.
+        # With 0 no `options` are sent, which PgBouncer rejects.
         milliseconds = round(settings.db_statement_timeout * 1000)
-        # Whoever waits for a lock in vain learns that it was the lock.
+        # Less than the statement timeout, so that the error names the lock.
         ours = f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds // 2}"
         given["options"] = f"{given.get('options', '')} {ours}".strip()
     theirs: dict[str, Any] = {k: v for k, v in given.items() if k in defaults or k == "options"}
-    # To libpq, none is for ever; nothing is, here.
+    # libpq waits forever without one.
     theirs["connect_timeout"] = int(given.get("connect_timeout", 0)) or _CONNECT_TIMEOUT
     return {"dsn": url, **defaults, **theirs}
 
@@ -65,8 +65,8 @@ def create_pooled_engine(
     """Create the engine, to be used in `greenlet_spawn`, after the fork; `creator` makes its connections.
 
     Its connections are in AUTOCOMMIT, where a single statement needs no BEGIN and no COMMIT (psycopg2 would send
-    both), and stay there between uses: changing to and fro was a third of the CPU time of a read. Whoever wants a
-    transaction takes `execution_options(isolation_level="READ COMMITTED")`.
+    both), and stay there between uses: switching was a third of the CPU time of a read. For a
+    transaction use `execution_options(isolation_level="READ COMMITTED")`.
     """
     wait_on_loop()
     engine = create_engine(

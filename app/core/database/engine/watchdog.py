@@ -1,7 +1,7 @@
-"""An end for connections on which a server hangs.
+"""Close connections on which a server hangs.
 
-A statement timeout is the server's: one that is stopped, or beyond a network that swallows everything, keeps none.
-The bounds of TCP notice a peer that has vanished, not one that is stopped: its kernel goes on acknowledging.
+The server enforces statement timeouts; one that is stopped, or behind a network that drops everything, does not. TCP's
+timeouts notice a peer that has vanished, not one that is stopped: its kernel continues to acknowledge.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 
 def cut(connection: PsycopgConnection) -> None:
-    """Wake whoever waits for a server that does not answer, by the end of the socket."""
+    """Shut down the socket, which ends the wait for a server that does not answer."""
     with contextlib.suppress(psycopg2.Error, OSError), socket.socket(fileno=os.dup(connection.fileno())) as copy:
         # psycopg2 says so before it gives the descriptor back: unless it does, ours is a copy of the right one.
         if not connection.closed:

@@ -79,7 +79,7 @@ def test_a_host_that_hung_is_the_first_again_after_a_while(
 ) -> None:
     connector.avoid(("127.0.0.1", _port(proxy)))
     assert leads_to(connector) == _port(other)
-    monkeypatch.setattr("app.core.database.engine.connector._GRUDGE", 0.0)
+    monkeypatch.setattr("app.core.database.engine.connector._AVOID_SECONDS", 0.0)
     assert leads_to(connector) == _port(proxy)
 
 
