@@ -1,0 +1,171 @@
+"""Resources, pages and keys on real PostgreSQL, as store functions use them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+from sqlalchemy import Connection, text
+
+from app.core.api.conditional_requests import PreconditionFailed, Preconditions
+from app.core.database import Database, transaction
+from app.core.database.idempotency import IdempotencyKeyReused
+from app.core.database.once import Once
+from app.core.errors import DatabaseError
+from app.core.resources import Pages, Resource
+from app.items.errors import ItemNotFound
+from app.items.models import Item
+from app.items.schemas import ItemCreate, ItemPatch, ItemQuery
+from tests.conftest import SQL, MakeSettings
+
+pytestmark = pytest.mark.anyio
+
+items = Resource(Item, create=ItemCreate, patch=ItemPatch, not_found=ItemNotFound)
+pages = Pages(Item, ItemQuery)
+LAMP = ItemCreate.model_validate({"name": "Lamp", "price": 19})
+statements: list[str] = []
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Run on the event loop that the service has."""
+    return "asyncio"
+
+
+@pytest.fixture
+async def db(make_settings: MakeSettings) -> AsyncIterator[Database]:
+    """Count the statements of a database."""
+    statements.clear()
+    database = Database(make_settings(), [lambda _cursor, statement, *_: statements.append(statement)])
+    yield database
+    database.dispose()
+
+
+def once(key: str, caller: str = "", replays: list[str] | None = None) -> Once:
+    """Make the key of a request."""
+    noted = [] if replays is None else replays
+    return Once(caller, key, "POST /test", lambda: noted.append(key))
+
+
+async def test_a_conditional_change_is_one_statement(db: Database, sql: SQL) -> None:
+    item = await items.insert(db, LAMP)
+    statements.clear()
+    match = Preconditions(if_match=frozenset({str(item.version)}), if_none_match=None)
+
+    changed = await items.update(db, item.id, {"name": "Desk"}, match)
+
+    assert (changed.name, changed.version) == ("Desk", 2)
+    assert len(statements) == 1
+    with pytest.raises(PreconditionFailed):
+        await items.update(db, item.id, {"name": "Chair"}, match)
+    with pytest.raises(PreconditionFailed):
+        await items.delete(db, item.id, Preconditions(None, frozenset("*")))
+    with pytest.raises(ItemNotFound):
+        await items.update(db, 4711, {"name": "Chair"}, match)
+    assert sql("SELECT name, version FROM items") == [("Desk", 2)]
+
+
+async def test_the_version_changes_whatever_changes_the_row(db: Database, sql: SQL) -> None:
+    item = await items.insert(db, LAMP)
+    sql("UPDATE items SET price = 20")
+
+    now = await items.get(db, item.id)
+
+    assert now.version == item.version + 1
+    assert now.updated_at > item.updated_at
+
+
+async def test_creates_with_keys_share_statements_and_callers_share_none(db: Database, sql: SQL) -> None:
+    replays: list[str] = []
+    keys = [once(f"key-{n % 20}", f"caller-{n % 2}", replays) for n in range(120)]
+    made = await asyncio.gather(*(items.insert(db.once(key), LAMP) for key in keys))
+
+    # 20 keys, each of which one caller uses: caller-0 the even ones.
+    assert sql("SELECT count(*) FROM items") == [(20,)]
+    assert len({item.id for item in made}) == 20
+    assert len(replays) == 100
+    assert len(statements) < 60
+    other = await items.insert(db.once(once("key-0", "caller-1", replays)), LAMP)
+    assert other.id not in {item.id for item in made}
+
+
+async def test_a_stored_answer_survives_a_migration(make_settings: MakeSettings, own_database_url: str) -> None:
+    from tests.support.cluster import query  # noqa: PLC0415
+
+    replays: list[str] = []
+    database = Database(make_settings(database_url=own_database_url))
+    try:
+        first = await items.insert(database.once(once("k")), LAMP)
+        query(own_database_url, "UPDATE idempotency_keys SET rows = jsonb_build_array(rows -> 0 #- '{version}')")
+        query(own_database_url, "ALTER TABLE items ADD COLUMN stars integer NOT NULL DEFAULT 3")
+
+        again = await items.insert(database.once(once("k", replays=replays)), LAMP)
+    finally:
+        database.dispose()
+    assert (again.id, again.name, again.version) == (first.id, "Lamp", 1)
+    assert replays == ["k"]
+
+
+class Receipt(BaseModel):
+    """What was done."""
+
+    id: int
+
+
+tries: list[int] = []
+
+
+@transaction
+def buy(connection: Connection, name: str) -> Receipt:
+    tries.append(1)
+    values = {"name": name, "price": 1}
+    new = text("INSERT INTO items (name, price) VALUES (:name, :price) RETURNING id")
+    row_id = connection.execute(new, values).scalar_one()
+    if name == "Dies" and len(tries) < 3:
+        connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+    return Receipt(id=row_id)
+
+
+@transaction
+def returns_a_row(connection: Connection) -> Connection:
+    return connection
+
+
+async def test_a_transaction_happens_once_for_a_key(db: Database, sql: SQL) -> None:
+    replays: list[str] = []
+    receipts = await asyncio.gather(*(buy(db.once(once("k", replays=replays)), "Lamp") for _ in range(8)))
+
+    assert receipts == [receipts[0]] * 8
+    assert (len(replays), sql("SELECT count(*) FROM items")) == (7, [(1,)])
+    with pytest.raises(IdempotencyKeyReused):
+        await buy(db.once(once("k")), "Desk")
+    with pytest.raises(TypeError, match="pydantic"):
+        await returns_a_row(db.once(once("row")))
+
+
+async def test_a_transaction_whose_connection_dies_leaves_nothing_and_may_be_repeated(db: Database, sql: SQL) -> None:
+    tries.clear()
+    with pytest.raises(DatabaseError):
+        await buy(db.once(once("k")), "Dies")
+    assert sql("SELECT (SELECT count(*) FROM items), (SELECT count(*) FROM idempotency_keys)") == [(0, 0)]
+
+    receipt = await buy(db.once(once("k")), "Dies")
+
+    assert sql("SELECT id FROM items") == [(receipt.id,)]
+
+
+async def test_a_stream_holds_neither_memory_nor_a_transaction(db: Database, sql: SQL) -> None:
+    sql("INSERT INTO items (name, price) SELECT 'n', 1 + n FROM generate_series(1, 200000) AS n")
+    seen, held = 0, 0
+    opened: Any = ()
+    async for item in pages.stream(db, ItemQuery(sort="-price")):
+        seen += 1
+        if seen % 50_000 == 1:
+            opened = sql(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+                "AND state LIKE 'idle in transaction%%'"
+            )
+            held += opened[0][0]
+        last = item
+    assert (seen, held, int(last.price)) == (200_000, 0, 2)
