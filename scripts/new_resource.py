@@ -1,0 +1,258 @@
+"""Writes a resource: its folder, its migration and its tests. `scripts/new-resource` execs this."""
+
+import argparse
+import keyword
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from lib.target import ROOT
+
+FILES = {
+    "app/{many}/__init__.py": '"""The {many} feature."""\n',
+    "app/{many}/models.py": '''"""The table."""
+
+from sqlalchemy import CheckConstraint, Index, Text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.core.database import Base, Versioned
+
+
+class {One}(Versioned, Base):
+    """A {one}. Every sort of the list has its index, with `id` to tell equals apart."""
+
+    __tablename__ = "{many}"
+    __table_args__ = (
+        CheckConstraint("char_length(name) BETWEEN 1 AND 255", name="name_length"),
+        Index(None, "created_at", "id"),
+    )
+
+    name: Mapped[str] = mapped_column(Text)
+''',
+    "app/{many}/schemas.py": '''"""What goes in and out: the bodies and the query of the {many} routes."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, StringConstraints, with_config
+from typing_extensions import TypedDict
+
+from app.core.api.pagination import PageQuery
+from app.core.api.types import NO_NUL, Id, Timestamp
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=NO_NUL)]
+
+
+class {One}Create(BaseModel):
+    """What a client sends to make a {one}."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Name
+
+
+@with_config(ConfigDict(extra="forbid"))
+class {One}Patch(TypedDict, total=False):
+    """A JSON merge patch (RFC 7396): what is absent stays, null clears what may be null."""
+
+    name: Name
+
+
+class {One}(BaseModel):
+    """A {one} as clients see it; made of a row."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: Id
+    name: str
+    created_at: Timestamp
+    updated_at: Timestamp
+
+
+class {One}Query(PageQuery):
+    """The query of `GET /{many}`."""
+
+    sort: Literal["id", "-id", "created_at", "-created_at"] = "id"
+''',
+    "app/{many}/errors.py": '''"""What can go wrong with a {one}."""
+
+from app.core.errors import APIError
+
+
+class {One}NotFound(APIError):
+    """There is no such {one}."""
+
+    code, status, default_message = "{ONE}_NOT_FOUND", 404, "{One} 7 not found"
+
+    def __init__(self, {one}_id: int) -> None:
+        super().__init__(f"{One} {{{one}_id}} not found")
+''',
+    "app/{many}/store.py": '''"""The {many} in the database."""
+
+from app.core.resources import Pages, Resource
+from app.{many}.errors import {One}NotFound
+from app.{many}.models import {One}
+from app.{many}.schemas import {One}Create, {One}Patch, {One}Query
+
+_{many} = Resource({One}, create={One}Create, patch={One}Patch, not_found={One}NotFound)
+_pages = Pages({One}, {One}Query)
+
+get_{one}, create_{one} = _{many}.get, _{many}.insert
+update_{one}, delete_{one} = _{many}.update, _{many}.delete
+list_{many} = _pages.read
+''',
+    "app/{many}/router.py": '''"""`/{many}`: typed input, one unit of work, one answer."""
+
+from typing import Annotated
+
+from fastapi import Path, Query, Response
+
+from app.core.api.conditional_requests import Conditions, PreconditionFailed
+from app.core.api.idempotency import IdempotencyKey
+from app.core.api.openapi import errors
+from app.core.api.pagination import Links, Page
+from app.core.api.router import APIRouter
+from app.core.api.types import IdText
+from app.core.database import DB
+from app.{many} import store
+from app.{many}.errors import {One}NotFound
+from app.{many}.schemas import {One}, {One}Create, {One}Patch, {One}Query
+
+router = APIRouter(prefix="/{many}", tags=["{many}"], scopes="{many}")
+
+{One}Id = Annotated[IdText, Path()]
+
+
+@router.get("/{{{one}_id}}", response_model={One}, responses=errors({One}NotFound))
+async def get_{one}({one}_id: {One}Id, db: DB, conditions: Conditions) -> object:
+    """Read one {one}."""
+    return conditions.checked(await store.get_{one}(db, {one}_id))
+
+
+@router.post("", status_code=201, response_model={One})
+async def create_{one}({one}: {One}Create, db: DB, key: IdempotencyKey, conditions: Conditions) -> object:
+    """Create a {one}."""
+    return conditions.created(await store.create_{one}(db.once(key), {one}))
+
+
+@router.get("", response_model=Page[{One}])
+async def list_{many}(query: Annotated[{One}Query, Query()], db: DB, links: Links) -> object:
+    """List {many}, a page at a time."""
+    return links.checked(await store.list_{many}(db, query))
+
+
+@router.patch("/{{{one}_id}}", response_model={One}, responses=errors({One}NotFound, PreconditionFailed))
+async def patch_{one}({one}_id: {One}Id, patch: {One}Patch, db: DB, conditions: Conditions) -> object:
+    """Change a {one} by a JSON merge patch."""
+    return conditions.checked(await store.update_{one}(db, {one}_id, patch, conditions))
+
+
+@router.delete(
+    "/{{{one}_id}}", status_code=204, response_class=Response, responses=errors({One}NotFound, PreconditionFailed)
+)
+async def delete_{one}({one}_id: {One}Id, db: DB, conditions: Conditions) -> None:
+    """Delete a {one}."""
+    await store.delete_{one}(db, {one}_id, conditions)
+''',
+    "tests/{many}/test_router.py": '''"""The {many} routes, each on real PostgreSQL."""
+
+from starlette.testclient import TestClient
+
+from tests.conftest import SQL
+from tests.support.errors import assert_error
+
+
+def test_a_{one}_is_created_read_changed_and_deleted(client: TestClient, sql: SQL) -> None:
+    created = client.post("/{many}", json={{"name": "First"}})
+    assert created.status_code == 201, created.text
+    url, tag = created.headers["Location"], created.headers["ETag"]
+    assert client.get(url).json() == created.json()
+
+    changed = client.patch(url, json={{"name": "Second"}}, headers={{"If-Match": tag}})
+    assert (changed.status_code, changed.json()["name"]) == (200, "Second")
+    assert_error(client.delete(url, headers={{"If-Match": tag}}), 412, "PRECONDITION_FAILED")
+    assert client.delete(url).status_code == 204
+    assert_error(client.get(url), 404, "{ONE}_NOT_FOUND")
+    assert sql("SELECT * FROM {many}") == []
+
+
+def test_a_repeated_create_happens_once(client: TestClient, sql: SQL) -> None:
+    headers = {{"Idempotency-Key": "one"}}
+    first, second = (client.post("/{many}", json={{"name": "Only"}}, headers=headers) for _ in range(2))
+
+    assert (second.status_code, second.json()) == (201, first.json())
+    assert second.headers["Idempotent-Replayed"] == "true"
+    assert sql("SELECT count(*) FROM {many}") == [(1,)]
+
+
+def test_a_walk_returns_each_{one}_once(client: TestClient) -> None:
+    made = [client.post("/{many}", json={{"name": f"Number {{n}}"}}).json() for n in range(5)]
+    seen, url = [], "/{many}?limit=2&sort=-created_at"
+    while url:
+        response = client.get(url)
+        seen += response.json()["items"]
+        url = response.links["next"]["url"] if response.links else ""
+
+    assert seen == made[::-1]
+
+
+def test_invalid_input_is_refused(client: TestClient) -> None:
+    for body in ({{}}, {{"name": ""}}, {{"name": 1}}, {{"name": "x", "other": 1}}):
+        assert_error(client.post("/{many}", json=body), 422, "INVALID_INPUT")
+''',
+}
+_FIRST_CORE_ROUTER = "    app.include_router(health.router)\n"
+
+
+def singular(many: str) -> str:
+    """Guess the singular of a name."""
+    for ending, replacement in (("ies", "y"), ("sses", "ss"), ("xes", "x"), ("ches", "ch"), ("shes", "sh"), ("s", "")):
+        if many.endswith(ending):
+            return many.removesuffix(ending) + replacement
+    return many
+
+
+def write(many: str, one: str) -> list[str]:
+    """Write the files and the lines in `app/main.py`; return what was written."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,40}", many) or one == many or keyword.iskeyword(one):
+        raise SystemExit(f"new-resource: {many}: must be a plural in small letters; else give --singular")
+    if (ROOT / "app" / many).exists():
+        raise SystemExit(f"new-resource: app/{many} exists")
+    class_name = "".join(part.capitalize() for part in one.split("_"))
+    names = {"many": many, "one": one, "One": class_name, "ONE": one.upper()}
+    for pattern, template in FILES.items():
+        file = ROOT / pattern.format(**names)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(template.format(**names))
+    main = ROOT / "app" / "main.py"
+    text = main.read_text()
+    if text.count(_FIRST_CORE_ROUTER) != 1:
+        raise SystemExit(f"new-resource: include app.{many}.router in app/main.py yourself")
+    text = text.replace(_FIRST_CORE_ROUTER, f"    app.include_router({many}.router)\n{_FIRST_CORE_ROUTER}")
+    main.write_text(
+        re.sub(r"^from app\.", f"from app.{many} import router as {many}\nfrom app.", text, count=1, flags=re.MULTILINE)
+    )
+    return [f"app/{many}", f"tests/{many}", "app/main.py"]
+
+
+def main() -> int:
+    """Parse the arguments and do it."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/new-resource", description="Writes a resource, which passes its tests."
+    )
+    parser.add_argument("name", help="its plural, for example shipments")
+    parser.add_argument("--singular", help="where the guess is wrong: people has person")
+    arguments = parser.parse_args()
+    os.chdir(ROOT)
+    written = write(arguments.name, arguments.singular or singular(arguments.name))
+    for words in (["format", "--quiet"], ["check", "--fix", "--quiet"], ["format", "--quiet"]):
+        subprocess.run([sys.executable, "-m", "ruff", *words, *written], check=True)
+    message = f"create {arguments.name}"
+    subprocess.run([sys.executable, str(Path(__file__).with_name("migrate.py")), "new", message], check=True)
+    print(f"scripts/test -q tests/{arguments.name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
