@@ -20,6 +20,8 @@ class Received:
     headers: dict[str, str]
     connection: int
     """The port of the other end: one a connection."""
+    method: str = "GET"
+    body: bytes = b""
 
 
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
@@ -148,7 +150,9 @@ class Stub:
                 headers = dict(line.split(": ", 1) for line in lines[1:] if line)
                 port = writer.get_extra_info("peername")[1]
                 names = {name.lower(): value for name, value in headers.items()}
-                self.received.append(Received(lines[0].split()[1], names, port))
+                method, path, _ = lines[0].split()
+                body = await reader.readexactly(int(names.get("content-length", 0)))
+                self.received.append(Received(path, names, port, method, body))
                 answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
                 await answer(writer)
 

@@ -78,9 +78,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> float:
+def impatient(monkeypatch: pytest.MonkeyPatch, service: Downstream) -> float:
     """Give up earlier than the service would."""
-    monkeypatch.setattr(client, "DEADLINE", 0.3)
+    monkeypatch.setattr(service, "_deadline", 0.3)
     return 0.3
 
 
@@ -211,9 +211,9 @@ async def test_a_service_that_hangs_is_a_timeout_and_is_not_asked_again(
 
 
 async def test_a_read_that_times_out_is_not_tried_again(
-    stub: Stub, service: Downstream, pool: httpx2.AsyncClient
+    stub: Stub, service: Downstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pool.timeout = httpx2.Timeout(0.1)
+    monkeypatch.setattr(service, "_timeout", httpx2.Timeout(0.1))
     stub.answer(hang)
     with pytest.raises(DownstreamTimeout):
         await ask(service)
@@ -232,7 +232,7 @@ async def test_a_body_that_drips_ends_at_the_deadline(stub: Stub, service: Downs
 async def test_the_deadline_holds_over_all_tries(
     stub: Stub, service: Downstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "DEADLINE", 0.5)
+    monkeypatch.setattr(service, "_deadline", 0.5)
     stub.answer(slow(0.3, reply(503)))
     started = time.monotonic()
     with pytest.raises((DownstreamError, DownstreamTimeout)):
@@ -365,7 +365,7 @@ async def test_a_compressed_bomb_is_not_unpacked(
 async def test_a_call_that_fails_leaves_no_connection_behind(
     stub: Stub, service: Downstream, pool: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "DEADLINE", 0.4)
+    monkeypatch.setattr(service, "_deadline", 0.4)
     stub.answer(drip)
     await asyncio.gather(*(fail(service) for _ in range(20)))
     assert pool._transport._pool.connections == []  # type: ignore[attr-defined]
@@ -534,3 +534,49 @@ async def test_durations_are_those_of_whole_calls(stub: Stub, service: Downstrea
     await ask(service)
     assert observed("count") == count + 1
     assert observed("sum") >= total + 0.2
+
+
+class Order(BaseModel):
+    """What the writing calls of these tests send."""
+
+    quantity: int = 1
+    note: str = "none"
+
+
+async def test_a_body_is_sent_as_json_with_its_method(stub: Stub, service: Downstream) -> None:
+    stub.answer(json_reply({"quantity": 3}, 201), json_reply({"quantity": 3}), json_reply({"quantity": 3}), reply(204))
+    body = Order(quantity=3)
+
+    for call in (service.post, service.put, service.patch):
+        level = await call("/orders", Level, body)
+        assert level is not None
+        assert level.quantity == 3
+    assert await service.delete("/orders/1") is True
+    stub.answer(reply(404))
+    assert await service.delete("/orders/2") is False
+    assert await service.post("/orders", Level, body) is None
+
+
+@pytest.mark.usefixtures("quick")
+async def test_only_a_write_with_a_key_is_repeated(stub: Stub, service: Downstream) -> None:
+    for failure in (reset, reply(503), hang_up):
+        stub.answer(failure, json_reply({"quantity": 3}, 201))
+        with pytest.raises(DownstreamError):
+            await service.post("/orders", Level, Order())
+        assert stub.tries == 1
+
+        stub.answer(failure, json_reply({"quantity": 3}, 201))
+        level = await service.post("/orders", Level, Order(quantity=3), idempotency_key="order-17")
+        assert level is not None
+        first, second = stub.received
+        assert (first.method, first.body) == ("POST", b'{"quantity":3,"note":"none"}') == (second.method, second.body)
+        assert first.headers["idempotency-key"] == second.headers["idempotency-key"] == "order-17"
+
+
+async def test_each_service_has_its_deadline(stub: Stub, pool: httpx2.AsyncClient) -> None:
+    stub.answer(slow(0.5, json_reply({"quantity": 3})))
+    with pytest.raises(DownstreamTimeout):
+        await Downstream("hasty", stub.url, pool, deadline=0.1).get("/stock/7", Level)
+    stub.answer(slow(2.2, json_reply({"quantity": 3})))
+    level = await Downstream("patient", stub.url, pool, deadline=10.0).get("/stock/7", Level)
+    assert level is not None
