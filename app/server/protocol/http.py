@@ -13,11 +13,12 @@ import httptools
 from starlette.types import Scope
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from app.core.errors import Overloaded, ShuttingDown
+from app.core.errors import Overloaded
 from app.core.lifecycle import EARLY_RETRY, REJECT, REJECTED, Reject, Rejection
 from app.server.protocol.budgets import bodies, responses
+from app.server.protocol.closing import ClosingProtocol
 from app.server.protocol.head import (
     MAX_FIELDS,
     MAX_HEAD_BYTES,
@@ -28,7 +29,7 @@ from app.server.protocol.head import (
     use_target_host,
     without_upgrade,
 )
-from app.server.protocol.responses import JoinedHead, count_rejected, render, render_error
+from app.server.protocol.responses import JoinedHead, render
 from app.server.protocol.throttle import throttle
 from app.server.protocol.timeouts import check_timeouts
 
@@ -53,42 +54,30 @@ class PipelineFlow(FlowControl):
             super().resume_reading()
 
 
-class ServiceProtocol(HttpToolsProtocol):
+class ServiceProtocol(ClosingProtocol):
     """One connection. Times are those of the event loop's clock, in seconds.
 
     Attributes
     ----------
     early_retry
         Whether input that comes now was sent during the pause after a rejection.
-    idle_since
-        When the connection was made, or its last response was complete.
-    head_since, body_since
-        When the head or body that is being received began; None if there is none.
     received_bytes
         Bytes of that head or body, without the chunk in which it began.
     write_paused_since
         Since when the client does not read.
     unread
         Bytes of its response that the client had not read then.
-    lingering
-        Whether the last response was sent, and input is only read to be discarded.
     """
 
     early_retry = False
-    idle_since = 0.0
-    head_since: float | None = None
-    body_since: float | None = None
     received_bytes = 0
     write_paused_since = 0.0
     unread = 0
-    lingering = False
 
     _received_at = 0.0
     _unparsed = b""  # what came behind pipelined requests, and is parsed after them
     _body_bytes = 0
-    _input_ended = False  # whatever comes is no request any more
     _upgrade_offered = False
-    _current: tuple[RequestResponseCycle, asyncio.Task[None]] | None = None  # the last request that was started
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the idle time."""
@@ -300,64 +289,9 @@ class ServiceProtocol(HttpToolsProtocol):
         responses.release(self)
         self.transport.abort()
 
-    @property
-    def responding(self) -> bool:
-        """Whether a request is being answered."""
-        return self.cycle is not None and not (self.cycle.response_complete or self.cycle.disconnected)
-
-    @property
-    def idle(self) -> bool:
-        """Whether no request is being received or answered."""
-        return not self.responding and self.head_since is None and self.body_since is None
-
-    def close_if_idle(self, since: float) -> None:
-        """Close the connection if it has been idle since before `since`."""
-        if not self.idle or self.idle_since > since:
-            return
-        if self.transport.is_closing() or self.lingering:
-            self.transport.abort()  # the client does not read: there is no other way
-        else:
-            self.transport.close()
-
-    def close_after_response(self) -> None:
-        """Close after a response; if the client still sends, discard that for a while, or a reset would overtake it."""
-        if self.body_since is None:
-            self.transport.close()
-            return
-        self._linger()
-        self.transport.write_eof()
-
-    def _linger(self) -> None:
-        self._input_ended = self.lingering = True
-        self.head_since, self.body_since, self.idle_since = None, None, self.loop.time()
-
-    def disable_keep_alive(self) -> None:
-        """Make the response that has not started the last one of the connection."""
-        if self.cycle is not None and not self.cycle.response_started:
-            self.cycle.keep_alive = False
-
     def check_timeouts(self, now: float) -> None:
         """Close the connection if its client is too slow; called once a second."""
         check_timeouts(self, now)
-
-    def end_stream(self) -> None:
-        """Let the app's `receive` return, so that it finds `lifecycle.closing_streams` set."""
-        if self._current is not None and self._current[0].response_started:
-            self._current[0].message_event.set()
-
-    def terminate(self) -> None:
-        """Close the connection as the process exits; a request that is not answered yet gets a 503."""
-        if self.idle:
-            self.transport.close()
-        else:
-            self.close_with_error(ShuttingDown.status, ShuttingDown.code, ShuttingDown.default_message)
-
-    def _close_after_current(self) -> None:
-        self._input_ended = True
-        self.head_since = self.body_since = None
-        self.cycle.keep_alive = False
-        if self.cycle.response_complete:
-            self.transport.close()
 
     def _reject_input(self, reason: BaseException | None) -> None:
         """Answer input that is not a request. An earlier request on the connection is answered first."""
@@ -367,27 +301,3 @@ class ServiceProtocol(HttpToolsProtocol):
             self.close_with_error(reason.status, "INVALID_INPUT", reason.message)
         else:
             self.close_with_error(400, "INVALID_INPUT", "Malformed HTTP request")
-
-    def close_with_error(self, status: int, code: str, message: str) -> None:
-        """Close the connection with this response, or without one if another has started."""
-        started = self.responding and (self.cycle.response_started or len(self.pipeline) > 0)
-        answered = not self.responding and self.body_since is not None
-        if self.transport.is_closing() or started or answered:
-            self.transport.abort()
-            return
-        scope: Scope = {"type": "http", "headers": [], "path": ""}
-        if self.responding:
-            scope = dict(self.cycle.scope)
-            self.cycle.disconnected = True  # whatever the app sends from now on is dropped
-            self.cycle.message_event.set()
-        else:
-            count_rejected(status)
-        self._linger()
-        # In a copy of the context: the trace id must not stay in the one that later requests run in.
-        contextvars.copy_context().run(self._send_error, scope, status, code, message)
-
-    def _send_error(self, scope: Scope, status: int, code: str, message: str) -> None:
-        self.transport.write(render_error(scope, self.server_state.default_headers, status, code, message))
-        self.transport.write_eof()
-        extra = {"status": status, "client": self.client[0] if self.client else None}
-        logger.info("%s", message, extra=extra)

@@ -1,0 +1,114 @@
+"""How a connection ends: idle, after a response, with an error, or because the process exits."""
+
+import asyncio
+import contextvars
+import logging
+
+from starlette.types import Scope
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from app.core.errors import ShuttingDown
+from app.server.protocol.responses import count_rejected, render_error
+
+logger = logging.getLogger(__name__)
+
+
+class ClosingProtocol(HttpToolsProtocol):
+    """The part of a connection that knows what it is doing, and closes it. Times are the event loop's, in seconds.
+
+    Attributes
+    ----------
+    idle_since
+        When the connection was made, or its last response was complete.
+    head_since, body_since
+        When the head or body that is being received began; None if there is none.
+    lingering
+        Whether the last response was sent, and input is only read to be discarded.
+    """
+
+    idle_since = 0.0
+    head_since: float | None = None
+    body_since: float | None = None
+    lingering = False
+
+    _input_ended = False  # whatever comes is no request any more
+    _current: tuple[RequestResponseCycle, asyncio.Task[None]] | None = None  # the last request that was started
+
+    @property
+    def responding(self) -> bool:
+        """Whether a request is being answered."""
+        return self.cycle is not None and not (self.cycle.response_complete or self.cycle.disconnected)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is being received or answered."""
+        return not self.responding and self.head_since is None and self.body_since is None
+
+    def close_if_idle(self, since: float) -> None:
+        """Close the connection if it has been idle since before `since`."""
+        if not self.idle or self.idle_since > since:
+            return
+        if self.transport.is_closing() or self.lingering:
+            self.transport.abort()  # the client does not read: there is no other way
+        else:
+            self.transport.close()
+
+    def close_after_response(self) -> None:
+        """Close after a response; if the client still sends, discard that for a while, or a reset would overtake it."""
+        if self.body_since is None:
+            self.transport.close()
+            return
+        self._linger()
+        self.transport.write_eof()
+
+    def _linger(self) -> None:
+        self._input_ended = self.lingering = True
+        self.head_since, self.body_since, self.idle_since = None, None, self.loop.time()
+
+    def disable_keep_alive(self) -> None:
+        """Make the response that has not started the last one of the connection."""
+        if self.cycle is not None and not self.cycle.response_started:
+            self.cycle.keep_alive = False
+
+    def end_stream(self) -> None:
+        """Let the app's `receive` return, so that it finds `lifecycle.closing_streams` set."""
+        if self._current is not None and self._current[0].response_started:
+            self._current[0].message_event.set()
+
+    def terminate(self) -> None:
+        """Close the connection as the process exits; a request that is not answered yet gets a 503."""
+        if self.idle:
+            self.transport.close()
+        else:
+            self.close_with_error(ShuttingDown.status, ShuttingDown.code, ShuttingDown.default_message)
+
+    def _close_after_current(self) -> None:
+        self._input_ended = True
+        self.head_since = self.body_since = None
+        self.cycle.keep_alive = False
+        if self.cycle.response_complete:
+            self.transport.close()
+
+    def close_with_error(self, status: int, code: str, message: str) -> None:
+        """Close the connection with this response, or without one if another has started."""
+        started = self.responding and (self.cycle.response_started or len(self.pipeline) > 0)
+        answered = not self.responding and self.body_since is not None
+        if self.transport.is_closing() or started or answered:
+            self.transport.abort()
+            return
+        scope: Scope = {"type": "http", "headers": [], "path": ""}
+        if self.responding:
+            scope = dict(self.cycle.scope)
+            self.cycle.disconnected = True  # whatever the app sends from now on is dropped
+            self.cycle.message_event.set()
+        else:
+            count_rejected(status)
+        self._linger()
+        # In a copy of the context: the trace id must not stay in the one that later requests run in.
+        contextvars.copy_context().run(self._send_error, scope, status, code, message)
+
+    def _send_error(self, scope: Scope, status: int, code: str, message: str) -> None:
+        self.transport.write(render_error(scope, self.server_state.default_headers, status, code, message))
+        self.transport.write_eof()
+        extra = {"status": status, "client": self.client[0] if self.client else None}
+        logger.info("%s", message, extra=extra)
