@@ -10,6 +10,7 @@ from typing import Any
 
 import app.server.gunicorn_conf as _settings
 from app.server.gunicorn_conf import *  # noqa: F403 - as gunicorn.conf.py does
+from app.server.protocol.closing import ClosingProtocol
 from app.server.protocol.http import ServiceProtocol
 from app.server.protocol.responses import JoinedHead
 from app.server.protocol.websocket import ServiceWebSocket
@@ -54,6 +55,6 @@ for _owner in CLASSES:
     for _name in hooks_of(_owner):
         if _owner is not JoinedHead or _name == "write":  # `close` is set for each response
             setattr(_owner, _name, logged(f"{_owner.__name__}.{_name}", getattr(_owner, _name)))
-ServiceProtocol.close_after_response = logged("JoinedHead.close", ServiceProtocol.close_after_response)  # type: ignore[method-assign]
+ClosingProtocol.close_after_response = logged("JoinedHead.close", ClosingProtocol.close_after_response)  # type: ignore[method-assign]
 for _name in GUNICORN_HOOKS:
     globals()[_name] = logged(_name, getattr(_settings, _name))
