@@ -16,8 +16,8 @@ AUDIT_TIMEOUT = 300.0  # seconds
 CLEAN, VULNERABLE, UNKNOWN = 0, 1, 3
 TITLE = """# Licences
 
-Of the packages in `requirements.txt`, all of which are in the image; written by `scripts/sbom`. What the
-base image adds is its publisher's to list.
+Licences of the packages in `requirements.txt`, which the image contains; written by `scripts/sbom`. The publisher
+of the base image lists what that contains.
 
 | package | licence |
 | --- | --- |
