@@ -66,7 +66,7 @@ def rows_of(file: TextIO, suffix: str) -> Iterator[tuple[int, str]]:
 
 
 def _json_of(record: dict[str, str]) -> str:
-    """Write a CSV row as JSON: an empty cell is none, and the price is a number if it looks like one."""
+    """Write a CSV row as JSON: an empty cell is left out, and the price is a number if possible."""
     members = (
         f"{json.dumps(name)}: {value if name == 'price' and _JSON_NUMBER.fullmatch(value) else json.dumps(value)}"
         for name, value in record.items()
@@ -107,7 +107,7 @@ async def _load_one(client: httpx2.AsyncClient, number: int, body: str, report: 
     report.refused += 1
     try:
         reason = response.json()["detail"]
-    except (ValueError, LookupError, TypeError):  # somebody else answers there
+    except (ValueError, LookupError, TypeError):  # another server answers
         reason = f"{response.status_code}: not an answer of the service"
     refused.write(json.dumps({"line": number, "row": body, "error": reason}) + "\n")
 
@@ -130,7 +130,7 @@ async def load(source: Path, url: str, concurrency: int, refused: TextIO) -> Rep
     turn = asyncio.Semaphore(concurrency)
     limits = httpx2.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
     async with httpx2.AsyncClient(base_url=url, limits=limits, timeout=_TIMEOUT, trust_env=False) as client:
-        # Bytes that are no UTF-8 go out as they are: it is the service that refuses them.
+        # Bytes that are not UTF-8 are sent as they are: the service rejects them.
         with source.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             bar = Bar(file, report)
             async with asyncio.TaskGroup() as tasks:

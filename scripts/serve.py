@@ -1,6 +1,6 @@
 """Run the service and what it needs: a database, its schema, gunicorn. `scripts/run` execs this.
 
-Without a `DATABASE_URL` in the environment or `.env` a PostgreSQL of our own is started, see
+Without a `DATABASE_URL` in the environment or `.env` it starts an embedded PostgreSQL, see
 `postgres.py`. SIGTERM and Ctrl-C end all of it, gracefully; a second Ctrl-C hurries.
 
     scripts/run --reload    for development: one worker, new code at once, readable logs on a terminal

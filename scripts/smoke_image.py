@@ -86,7 +86,7 @@ def check_image() -> str:
 
 
 def check_refusal() -> str:
-    """See that it refuses to start without a database's address, in one line."""
+    """Check that it does not start without `DATABASE_URL`, and logs one line."""
     code, out, err = run("docker", "run", "--rm", *HARDENED, IMAGE, check=False)
     expect(code == 1 and not err and out.count("\n") == 1, f"exit code {code}: {out}{err}")
     return str(json.loads(out)["message"])

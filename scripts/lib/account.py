@@ -53,7 +53,7 @@ def choose(data: Path, binaries: Binaries) -> Account:
         return Account(user=uid)
     os.chown(data, owner, -1)
     raise PostgresError(
-        "PostgreSQL refuses to run as root, and here it can neither have a user namespace nor "
+        "PostgreSQL does not run as root, and on this machine it can neither use a user namespace nor "
         f"use {data} as another user: run this as an ordinary user, or set DATABASE_URL"
     )
 
@@ -65,7 +65,7 @@ def unprivileged() -> int:
             return pwd.getpwnam(name).pw_uid
         except KeyError:
             continue
-    raise PostgresError("PostgreSQL refuses to run as root, and there is no other user here")
+    raise PostgresError("PostgreSQL does not run as root, and there is no other user on this machine")
 
 
 def runs(account: Account, data: Path, binaries: Binaries) -> bool:

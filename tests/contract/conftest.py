@@ -1,4 +1,4 @@
-"""Fixtures of the contract tests: another service, and what all of them send."""
+"""Fixtures of the tests of the API: another service, and common requests."""
 
 import http.server
 import json
