@@ -244,7 +244,7 @@ def test_root_without_user_namespaces_gives_the_folder_away_or_says_so(
 ) -> None:
     monkeypatch.setattr("shutil.which", lambda _: None)
     chosen = binaries.choose(None)
-    with pytest.raises(postgres.PostgresError, match="refuses to run as root"):
+    with pytest.raises(postgres.PostgresError, match="does not run as root"):
         account.choose(tmp_path, chosen)
     assert tmp_path.stat().st_uid == 0
     with tempfile.TemporaryDirectory() as name:
