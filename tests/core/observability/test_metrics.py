@@ -195,6 +195,7 @@ def test_the_contract_s_metrics_are_there(service: Service) -> None:
         "path",
         "status",
         "le",
+        "job",
         "state",
         "version",
         "service",
