@@ -40,6 +40,16 @@ README.md merge=ours
 VERSION = "0.1.0"
 # A block that goes, from "# items: begin" to "# items: end"; in Markdown, from "<!-- items: begin -->".
 BLOCK = r"^[ \t]*(?:#|//|<!--) {kind}: begin\b.*\n(?:.*\n)*?[ \t]*(?:#|//|<!--) {kind}: end\b.*\n"
+# How app/main.py and the import contracts in pyproject.toml name items, and what is left of each line.
+_COMPOSED = (
+    (r"^from app\.items\b.*\n", ""),
+    (r"^( *)if load\(InventorySettings\).*\n\1    .*\n", ""),
+    (r"^ *app\.include_router\(items\.router\)\n", ""),
+    (r"^(from app\.core\.config import Settings), load,", r"\1,"),
+    (r'"app\.items \| ', '"'),
+    (r'^    "app\.items",\n', ""),
+    (r'"app\.items", ', ""),
+)
 LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)")
 ROW = re.compile(r"^\s*(\||[-*] |\d+\. )")
 
@@ -140,6 +150,9 @@ def _without_items(file: Path, text: str) -> str:
     """Take away what other files say of items; blocks are gone by now."""
     if file.parent == ROOT / "alembic" / "versions":
         return _relink(text)
+    if file in {ROOT / "app" / "main.py", ROOT / "pyproject.toml"}:
+        for pattern, left in _COMPOSED:
+            text = re.sub(pattern, left, text, flags=re.MULTILINE)
     return text
 
 

@@ -95,6 +95,15 @@ def test_twice_is_harmless(copy: Path) -> None:
     assert git(copy, "status", "--porcelain") == ""
 
 
+def test_without_items_the_application_is_whole(copy: Path) -> None:
+    run(copy, "scripts/adopt", "orders-service", "--without-items")
+
+    assert git(copy, "grep", "-n", "app.items", "--", "app", "pyproject.toml", status=1) == ""
+    python(copy, "-m", "ruff", "check", "--quiet", "app")
+    paths = "import app.main; print(*app.main.app.openapi()['paths'])"
+    assert "/health/live" in python(copy, "-c", f"import os; os.environ['DATABASE_URL'] = 'postgresql://o/o'; {paths}")
+
+
 @pytest.mark.slow
 def test_a_copy_passes_its_checks(copy: Path) -> None:
     run(copy, "scripts/adopt", "orders-service")
