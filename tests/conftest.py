@@ -4,10 +4,12 @@ Every wait in a test has a bound, and no test reads the developer's environment 
 """
 
 import contextlib
+import importlib
 import io
 import json
 import logging.config
 import os
+import re
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
@@ -17,20 +19,31 @@ import pytest
 from _pytest.terminal import TerminalReporter
 from psycopg2.extensions import connection as PsycopgConnection  # noqa: N812 - it is a class
 from pydantic import SecretStr
+from pydantic_settings import BaseSettings
 from starlette.testclient import TestClient
 
 from app.core.config import Settings
-from app.items.settings import InventorySettings
 from tests.support.cluster import Cluster, clean, connected, run
 from tests.support.proxy import Proxy
-from tests.support.service import Service
+from tests.support.service import ROOT, Service
 
+# The settings of core, and of each feature that has some.
+_KINDS: list[type[BaseSettings]] = [Settings]
+for _file in sorted((ROOT / "app").glob("*/settings.py")):
+    _found = vars(importlib.import_module(f"app.{_file.parent.name}.settings")).values()
+    _KINDS += [
+        kind
+        for kind in _found
+        if isinstance(kind, type) and issubclass(kind, BaseSettings) and kind is not BaseSettings
+    ]
 # `app.main` makes an app while it is imported, and with it settings; it does not connect.
-for _name in (*Settings.model_fields, *InventorySettings.model_fields, "prometheus_multiproc_dir", "metrics_slot"):
-    os.environ.pop(_name.upper(), None)
-os.environ["DATABASE_URL"] = "postgresql://nobody@127.0.0.1:1/nowhere"
-for _kind in (Settings, InventorySettings):
+for _kind in _KINDS:
     _kind.model_config["env_file"] = None
+    for _name in _kind.model_fields:
+        os.environ.pop(_name.upper(), None)
+for _name in ("PROMETHEUS_MULTIPROC_DIR", "METRICS_SLOT"):
+    os.environ.pop(_name, None)
+os.environ["DATABASE_URL"] = "postgresql://nobody@127.0.0.1:1/nowhere"
 
 from app.core.observability.logs import LineHandler, log_config  # noqa: E402
 from app.main import create_app  # noqa: E402
@@ -72,6 +85,28 @@ def pytest_configure(config: pytest.Config) -> None:
     terminal = config.pluginmanager.get_plugin("terminalreporter")
     if terminal is not None and not hasattr(config, "workerinput"):
         config.pluginmanager.register(FailuresAtOnce(terminal))
+
+
+_ITEMS = re.compile(r"/items\b|app\.items|tests\.(contract|items)|\b(INTO|FROM|TABLE|UPDATE|TRUNCATE) items\b")
+_without_items: list[str] = []
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave out the tests that ask for items, in a copy without that feature (`scripts/adopt --without-items`)."""
+    if (ROOT / "app" / "items").exists() or collection_path.suffix != ".py":
+        return None
+    files = (file for file in (collection_path, collection_path.with_name("conftest.py")) if file.exists())
+    if collection_path.parent == ROOT / "tests" or not any(_ITEMS.search(file.read_text()) for file in files):
+        return None
+    _without_items.append(str(collection_path.relative_to(ROOT)))
+    return True
+
+
+def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
+    """Name what was left out."""
+    if not (ROOT / "app" / "items").exists():
+        terminalreporter.write_line("not run, because they ask for items, which this copy does not have:")
+        terminalreporter.write_line(" ".join(sorted(set(_without_items))) or "(see each pytest-xdist worker)")
 
 
 @pytest.hookimpl(wrapper=True)
