@@ -17,7 +17,7 @@ from app.core.api.openapi import OperationIds, truthful
 from app.core.auth.failures import NotStarted
 from app.core.config import Settings, load, load_settings
 from app.core.database import Database, HealthCheck
-from app.core.errors import handle_http_error, handle_unexpected_error, handle_validation_error
+from app.core.error_responses import handle_http_error, handle_unexpected_error, handle_validation_error
 from app.core.middleware.application import Application
 from app.core.middleware.body_limit import BodyLimitMiddleware
 from app.core.middleware.concurrency_limit import ConcurrencyLimitMiddleware

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from app import __title__
 from app.core.client import client as core_client
-from app.core.errors import PROBLEM_JSON
+from app.core.error_responses import PROBLEM_JSON
 from app.items.settings import InventorySettings
 from tests.conftest import MakeClient, StartService
 from tests.support.downstream import Stub, hang, json_reply, reply, reset, stub_service

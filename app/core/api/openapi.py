@@ -11,15 +11,8 @@ from fastapi.utils import generate_unique_id
 from pydantic import BaseModel, Field
 from pydantic.json_schema import models_json_schema
 
-from app.core.errors import (
-    PROBLEM_JSON,
-    APIError,
-    Forbidden,
-    HeadTooLarge,
-    InternalError,
-    InvalidInput,
-    Unauthenticated,
-)
+from app.core.error_responses import PROBLEM_JSON
+from app.core.errors import APIError, Forbidden, HeadTooLarge, InternalError, InvalidInput, Unauthenticated
 
 TraceId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,128}$", examples=["4bf92f3577b34da6a3ce929d0e0e4736"])]
 

@@ -2,7 +2,8 @@
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.core.errors import PayloadTooLarge, response_for
+from app.core.error_responses import response_for
+from app.core.errors import PayloadTooLarge
 from app.core.middleware.route_table import RouteTable
 
 

@@ -7,7 +7,8 @@ slowly do not use up the limit. Streams and WebSockets have a limit of their own
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core.config import PROBE_PATHS
-from app.core.errors import Overloaded, render_error, response_for
+from app.core.error_responses import render_error, response_for
+from app.core.errors import Overloaded
 from app.core.lifecycle import EARLY_RETRY, REJECT, REJECTED, Rejection, lifecycle
 from app.core.middleware.request import record_rejection
 from app.core.middleware.route_table import RouteTable

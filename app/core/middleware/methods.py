@@ -2,7 +2,8 @@
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.core.errors import MethodNotAllowed, response_for
+from app.core.error_responses import response_for
+from app.core.errors import MethodNotAllowed
 from app.core.middleware.request import REACHED_APP
 from app.core.middleware.route_table import RouteTable
 

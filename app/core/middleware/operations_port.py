@@ -3,7 +3,8 @@
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.core.config import PROBE_PATHS
-from app.core.errors import NotFound, response_for
+from app.core.error_responses import response_for
+from app.core.errors import NotFound
 from app.core.middleware.route_table import UNMATCHED
 
 _DOCUMENTATION = frozenset({"/docs", "/redoc", "/openapi.json"})

@@ -11,7 +11,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.core.errors import response_for
+from app.core.error_responses import response_for
 from app.core.lifecycle import lifecycle
 from app.core.middleware.route_table import RouteTable
 from app.core.middleware.streams import STREAM

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
-from app.core.errors import handle_unexpected_error
+from app.core.error_responses import handle_unexpected_error
 
 _log = logging.getLogger(__name__)
 

@@ -6,7 +6,8 @@ from time import perf_counter
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.core.errors import Forbidden, InternalError, InvalidInput, NotFound, error_response, response_for
+from app.core.error_responses import error_response, response_for
+from app.core.errors import Forbidden, InternalError, InvalidInput, NotFound
 from app.core.middleware.route_table import RouteTable
 from app.core.observability.access_log import record_request
 from app.core.observability.trace_id import set_trace_id, trace_id_of

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from app.core.errors import error_response
+from app.core.error_responses import error_response
 from app.core.observability.trace_id import set_trace_id, trace_id_of
 
 if TYPE_CHECKING:
