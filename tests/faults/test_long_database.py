@@ -98,7 +98,7 @@ def test_a_replica_that_goes_and_comes(
         return len(rows)
 
     def reads() -> int:
-        return statements("SELECT%")
+        return statements("%SELECT%")  # a read unit has "SET TRANSACTION READ ONLY" in front
 
     with History(service.url, reads=0.6).going_on() as history:
         eventually(reads, 5)
