@@ -80,8 +80,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch, service: Downstream) -> float:
     """Give up earlier than the service would."""
-    monkeypatch.setattr(service, "_deadline", 0.3)
-    return 0.3
+    monkeypatch.setattr(service, "_deadline", 1.0)
+    return 1.0
 
 
 async def ask(service: Downstream) -> int | None:
@@ -501,7 +501,11 @@ async def test_cookies_are_not_kept(stub: Stub, service: Downstream) -> None:
     assert all("cookie" not in request.headers for request in stub.received)
 
 
-async def test_connections_are_used_again_and_bounded(stub: Stub, service: Downstream) -> None:
+async def test_connections_are_used_again_and_bounded(
+    stub: Stub, pool: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "_CONNECT_TIMEOUT", 30.0)
+    service = Downstream("stub", stub.url, pool, deadline=60.0)
     stub.answer(slow(0.02, json_reply({"quantity": 3})))
     calls = 3 * client._MAX_CONNECTIONS
     assert await asyncio.gather(*(ask(service) for _ in range(calls))) == [3] * calls
