@@ -1,9 +1,11 @@
 """Run migrations: one at a time, and without waiting long for a lock."""
 
 import logging.config
+import time
 from importlib import import_module
 from pkgutil import iter_modules
 
+from psycopg2.errors import LockNotAvailable
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.pool import NullPool
 
@@ -16,6 +18,7 @@ from app.core.observability.logs import log_config
 
 # One number for this service: concurrent migrations run one after the other.
 _ADVISORY_LOCK = 7_403_118_511_042_931
+_MAX_WAIT = 300.0
 # A statement that waits for a lock blocks all later ones.
 _SETTINGS = ("SET lock_timeout = '5s'", "SET statement_timeout = '60s'")
 
@@ -41,12 +44,23 @@ def migrate_offline() -> None:
         context.run_migrations()
 
 
+def wait_for_others(connection: Connection) -> None:
+    """Take the lock, or raise after `_MAX_WAIT` seconds.
+
+    The lock belongs to the session: it outlasts the transactions, and ends with the connection. A statement that waited
+    for it would hold a snapshot, for whose end the CREATE INDEX CONCURRENTLY of the other migration would wait in turn.
+    """
+    deadline = time.monotonic() + _MAX_WAIT
+    while not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": _ADVISORY_LOCK}):
+        connection.rollback()
+        if time.monotonic() > deadline:
+            raise LockNotAvailable("another migration is still running")
+        time.sleep(0.2)
+
+
 def migrate(connection: Connection) -> None:
     """Run the migrations, each in its own transaction."""
-    # The lock belongs to the session: it outlasts the transactions, and ends with the connection. The statement timeout
-    # that is set first limits the wait for it.
-    connection.execute(text("SET statement_timeout = '300s'"))
-    connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _ADVISORY_LOCK})
+    wait_for_others(connection)
     for setting in _SETTINGS:
         connection.execute(text(setting))
     connection.commit()
