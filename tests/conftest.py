@@ -157,6 +157,12 @@ class SQL(Protocol):
         ...
 
 
+@pytest.fixture
+def anyio_backend() -> str:
+    """Run async tests on the event loop that the service has."""
+    return "asyncio"
+
+
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Start PostgreSQL in a throw-away folder."""

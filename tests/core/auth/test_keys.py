@@ -22,11 +22,6 @@ OLD, NEW = Signer("old"), Signer("new")
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 def stub() -> Iterator[Stub]:
     with stub_service() as stub:
         stub.answer(jwks(OLD))

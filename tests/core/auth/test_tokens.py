@@ -19,11 +19,6 @@ SIGNER = Signer()
 HOSTILE = hostile_tokens(SIGNER)
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Memory:
     """A source of keys in memory."""
 

@@ -50,11 +50,6 @@ class Level(BaseModel):
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 def stub() -> Iterator[Stub]:
     with stub_service() as stub:
         yield stub

@@ -218,12 +218,6 @@ def test_a_shared_call_speaks_in_the_name_of_the_first() -> None:
     play(scene)
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    """Run on the event loop that the service has."""
-    return "asyncio"
-
-
 _tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
 seen: list[tuple[int, str, str | None]] = []
 

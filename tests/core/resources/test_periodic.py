@@ -20,12 +20,6 @@ DAY = 86_400.0
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    """Run on the event loop that the service has."""
-    return "asyncio"
-
-
-@pytest.fixture
 async def databases(make_settings: MakeSettings) -> AsyncIterator[list[Database]]:
     """Stand for the workers of several replicas."""
     made = [Database(make_settings()) for _ in range(4)]

@@ -28,12 +28,6 @@ statements: list[str] = []
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    """Run on the event loop that the service has."""
-    return "asyncio"
-
-
-@pytest.fixture
 async def db(make_settings: MakeSettings) -> AsyncIterator[Database]:
     """Count the statements of a database."""
     statements.clear()

@@ -20,12 +20,6 @@ pytestmark = pytest.mark.anyio
 _tenant: ContextVar[str] = ContextVar("tenant", default="none")
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    """Run on the event loop that the service has."""
-    return "asyncio"
-
-
 @contextlib.asynccontextmanager
 async def running(make_settings: MakeSettings, **fields: Any) -> AsyncIterator[Executor]:
     """Run an executor on the test's database."""
