@@ -4,10 +4,12 @@ import json
 import os
 import re
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from typing import Annotated, Literal, Self, TypeVar
+from urllib.parse import urlsplit
 
 import psycopg2
 from psycopg2.extensions import parse_dsn
@@ -95,6 +97,15 @@ def _http_url(text: str) -> str:
     return text
 
 
+def _is_private(url: str) -> bool:
+    """Return whether nobody can change what comes from `url` on its way: by TLS, or because it is this machine."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    with suppress(ValueError):
+        return parts.scheme == "https" or ip_address(host).is_loopback
+    return host == "localhost" or host.endswith(".localhost")
+
+
 def _addresses(text: str) -> str:
     """Accept what gunicorn accepts: `*`, or addresses and networks separated by commas."""
     for part in text.split(","):
@@ -172,13 +183,19 @@ class Settings(EnvironmentSettings):
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
-        """Reject a partial configuration, which would look like authentication without being it."""
+        """Reject a partial configuration, which would look like authentication without being it.
+
+        Keys that come without TLS may be anyone's: RFC 8414, section 2, requires `https` of an issuer.
+        """
         auth = {name for name in type(self).model_fields if name.startswith("auth_") and getattr(self, name)}
         required = {"auth_issuer", "auth_audience"}
         if auth and (missing := sorted(required - auth)):
             raise ValueError(f"{missing[0].upper()}: required with {min(auth).upper()}")
         if {"auth_jwks_url", "auth_jwks_file"} <= auth:
             raise ValueError("AUTH_JWKS_FILE: cannot be used with AUTH_JWKS_URL")
+        for name in sorted({"auth_issuer", "auth_jwks_url"} & auth):
+            if self.environment != "development" and not _is_private(getattr(self, name)):
+                raise ValueError(f"{name.upper()}: must be an https URL, unless ENVIRONMENT=development")
         if self.ops_port is not None and self.ops_port == self.port:
             raise ValueError("OPS_PORT: must differ from PORT")
         return self

@@ -110,6 +110,27 @@ def test_a_bad_variable_is_named_and_not_quoted(
             },
             "AUTH_JWKS_FILE: cannot be used with AUTH_JWKS_URL",
         ),
+        *(
+            (
+                {"AUTH_ISSUER": issuer, "AUTH_AUDIENCE": "items", "ENVIRONMENT": environment},
+                "AUTH_ISSUER: must be an https URL, unless ENVIRONMENT=development",
+            )
+            for issuer in (
+                "http://id.example",
+                "http://127.0.0.1.id.example",
+                "http://localhost.example/a",
+                "http://10.0.0.7",
+            )
+            for environment in ("production", "staging")
+        ),
+        (
+            {
+                "AUTH_ISSUER": "https://id.example",
+                "AUTH_AUDIENCE": "items",
+                "AUTH_JWKS_URL": "http://id.example/keys",
+            },
+            "AUTH_JWKS_URL: must be an https URL, unless ENVIRONMENT=development",
+        ),
     ],
 )
 def test_variables_that_do_not_go_together_stop_the_start(
@@ -126,6 +147,26 @@ def test_an_issuer_keeps_its_spelling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTH_AUDIENCE", "items")
 
     assert load_settings().auth_issuer == "https://ID.example"
+
+
+@pytest.mark.parametrize(
+    ("issuer", "environment"),
+    [
+        ("http://localhost/development", "production"),
+        ("http://id.localhost:8080", "production"),
+        ("http://127.0.0.1:3000", "production"),
+        ("http://[::1]:3000", "production"),
+        ("http://keycloak:8080/realms/shop", "development"),
+    ],
+)
+def test_an_issuer_without_tls_is_for_development(
+    monkeypatch: pytest.MonkeyPatch, issuer: str, environment: str
+) -> None:
+    variables = {"AUTH_ISSUER": issuer, "AUTH_AUDIENCE": "items", "ENVIRONMENT": environment}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    assert load_settings().auth_issuer == issuer
 
 
 def test_every_bad_variable_is_named_at_once(

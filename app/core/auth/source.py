@@ -98,7 +98,7 @@ class IssuerSource:
         if not isinstance(metadata, dict) or metadata.get("issuer") != self._issuer:
             raise SourceError("the metadata is of another issuer than AUTH_ISSUER")
         url = metadata.get("jwks_uri")
-        secure = self._issuer.startswith("https://")
+        secure = urlsplit(self._issuer).scheme == "https"
         if not isinstance(url, str) or not url.startswith("https://" if secure else ("https://", "http://")):
             raise SourceError("the metadata has no usable jwks_uri")
         return url
