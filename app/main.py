@@ -19,9 +19,9 @@ from app.core.config import Settings, load, load_settings
 from app.core.database import Database, HealthCheck
 from app.core.error_responses import handle_http_error, handle_unexpected_error, handle_validation_error
 from app.core.middleware.application import Application
-from app.core.middleware.body_limit import BodyLimitMiddleware
-from app.core.middleware.concurrency_limit import ConcurrencyLimitMiddleware
 from app.core.middleware.hosts import HostMiddleware
+from app.core.middleware.limits.body import BodyLimitMiddleware
+from app.core.middleware.limits.concurrency import ConcurrencyLimitMiddleware
 from app.core.middleware.methods import MethodMiddleware
 from app.core.middleware.operations_port import OperationsPortMiddleware
 from app.core.middleware.route_table import RouteTable

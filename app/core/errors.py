@@ -114,7 +114,7 @@ class DatabaseError(APIError):
 
 
 class Overloaded(APIError):
-    """More work than can be done in time (`app/core/middleware/concurrency_limit.py`)."""
+    """More work than can be done in time (`app/core/middleware/limits/concurrency.py`)."""
 
     code, status, default_message = "OVERLOADED", 503, "The service is overloaded, retry later"
     default_headers: ClassVar[Mapping[str, str]] = {"Retry-After": "1"}

@@ -8,7 +8,6 @@ request just as the connection is closed.
 
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import signal
@@ -23,6 +22,7 @@ from uvicorn.server import Server
 
 from app.core.lifecycle import SHUTDOWN, lifecycle
 from app.server.acceptor import Acceptor
+from app.server.memory import freeze_imports
 from app.server.protocol.http import ServiceProtocol
 from app.server.protocol.throttle import resume_throttled
 from app.server.protocol.websocket import ServiceWebSocket
@@ -41,22 +41,8 @@ _IDLE_RETIRING = 5.0
 # For a successor to boot. After that new connections wait in the kernel's queue.
 _BOOT_SECONDS = 30.0
 _CLOSE = (b"connection", b"close")
-# Python's own are 700 (2,000 since 3.13), 10, 10. Full collections are cheap once imported objects are frozen, so they
-# are frequent: with 10,000, 10, 10 a worker uses 10 MB more, and saves no time (docs/performance.md).
-_GC_THRESHOLDS = 3_000, 2, 2
 
 logger = logging.getLogger("uvicorn.error")
-
-
-def _settle_memory() -> None:
-    """Exclude imported objects from garbage collection: they live as long as the process.
-
-    Otherwise each full collection goes through all modules, classes and schemas, and stops this worker for 50 ms and
-    more; that was the 99th percentile of a read (docs/performance.md).
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*_GC_THRESHOLDS)
 
 
 class ServiceServer(Server):
@@ -121,7 +107,7 @@ class ServiceServer(Server):
         """Start, and tell retiring workers that they may stop accepting."""
         self.lifespan.state[SHUTDOWN] = self._shutdown = asyncio.Event()
         await super().startup(sockets=[])
-        _settle_memory()
+        freeze_imports()
         self._shared_state.accepting(self._slot)
         connections = self.server_state.connections
         self._acceptor = Acceptor(

@@ -12,12 +12,13 @@ import app.server.gunicorn_conf as _settings
 from app.server.gunicorn_conf import *  # noqa: F403 - as gunicorn.conf.py does
 from app.server.protocol.closing import ClosingProtocol
 from app.server.protocol.http import ServiceProtocol
+from app.server.protocol.input import InputProtocol
 from app.server.protocol.responses import JoinedHead
 from app.server.protocol.websocket import ServiceWebSocket
 from app.server.server import ServiceServer
 from app.server.worker import ServiceWorker
 
-CLASSES = (ServiceWorker, ServiceServer, ServiceProtocol, ServiceWebSocket, JoinedHead)
+CLASSES = (ServiceWorker, ServiceServer, ServiceProtocol, InputProtocol, ServiceWebSocket, JoinedHead)
 # `pre_exec` runs in a process that logs nothing any more; a test with SIGUSR2 shows its effect (test_replacement.py).
 GUNICORN_HOOKS = ("when_ready", "pre_fork", "post_fork", "child_exit")
 

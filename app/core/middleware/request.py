@@ -13,8 +13,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core.error_responses import response_for
 from app.core.lifecycle import lifecycle
+from app.core.middleware.limits.streams import STREAM
 from app.core.middleware.route_table import RouteTable
-from app.core.middleware.streams import STREAM
 from app.core.middleware.websocket import WebSocketExchange
 from app.core.observability.access_log import record_request
 from app.core.observability.instruments import HTTP_IN_PROGRESS

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from app.core.config import load_settings
 
 if TYPE_CHECKING:
-    from app.server.protocol.http import ServiceProtocol
+    from app.server.protocol.closing import ClosingProtocol
 
 # For the bodies that are received or processed; twice the largest body, if that is more.
 _BODIES = 16 * 1024 * 1024
@@ -28,24 +28,24 @@ class Budget:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._held: dict[ServiceProtocol, int] = {}  # in the order in which they began
+        self._held: dict[ClosingProtocol, int] = {}  # in the order in which they began
         self._total = 0
 
-    def hold(self, connection: "ServiceProtocol", size: int) -> bool:
+    def hold(self, connection: "ClosingProtocol", size: int) -> bool:
         """Count `size` more bytes for a connection; return whether all of them are within the limit."""
         self._held[connection] = self._held.get(connection, 0) + size
         self._total += size
         return self._total <= self._limit
 
-    def held(self, connection: "ServiceProtocol") -> int:
+    def held(self, connection: "ClosingProtocol") -> int:
         """Return what a connection holds."""
         return self._held.get(connection, 0)
 
-    def release(self, connection: "ServiceProtocol") -> None:
+    def release(self, connection: "ClosingProtocol") -> None:
         """Forget what a connection held."""
         self._total -= self._held.pop(connection, 0)
 
-    def holders(self) -> "list[ServiceProtocol]":
+    def holders(self) -> "list[ClosingProtocol]":
         """List the connections, the one that began first in front."""
         return list(self._held)
 

@@ -8,6 +8,7 @@ from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.core.errors import ShuttingDown
+from app.server.protocol.budgets import responses
 from app.server.protocol.responses import count_rejected, render_error
 
 logger = logging.getLogger(__name__)
@@ -106,6 +107,12 @@ class ClosingProtocol(HttpToolsProtocol):
         self._linger()
         # In a copy of the context: the trace id must not stay in the one that later requests run in.
         contextvars.copy_context().run(self._send_error, scope, status, code, message)
+
+    def abort_response(self, reason: str) -> None:
+        """Close the connection in the middle of a response, which the access line calls complete."""
+        logger.warning("%s", reason, extra={"client": self.client[0] if self.client else None})
+        responses.release(self)
+        self.transport.abort()
 
     def _send_error(self, scope: Scope, status: int, code: str, message: str) -> None:
         self.transport.write(render_error(scope, self.server_state.default_headers, status, code, message))

@@ -1,17 +1,13 @@
 """Responses as bytes: those that the server itself sends, and the app's head joined with its body."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
-from typing import TYPE_CHECKING
 
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from app.core.error_responses import error_response
 from app.core.observability.trace_id import set_trace_id, trace_id_of
-
-if TYPE_CHECKING:
-    from app.server.protocol.http import ServiceProtocol
 
 Fields = Sequence[tuple[bytes, bytes]]
 
@@ -25,10 +21,10 @@ class JoinedHead:
 
     __slots__ = ("_cycle", "_head", "_transport", "close", "is_closing")
 
-    def __init__(self, connection: "ServiceProtocol", cycle: RequestResponseCycle) -> None:
+    def __init__(self, cycle: RequestResponseCycle, close: Callable[[], None]) -> None:
         self._cycle, self._transport = cycle, cycle.transport
         self._head: bytes | None = None
-        self.close, self.is_closing = connection.close_after_response, self._transport.is_closing
+        self.close, self.is_closing = close, self._transport.is_closing
 
     def write(self, data: bytes) -> None:
         """Write `data`, or keep it if it is the head."""

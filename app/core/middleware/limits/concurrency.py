@@ -10,9 +10,9 @@ from app.core.config import PROBE_PATHS
 from app.core.error_responses import render_error, response_for
 from app.core.errors import Overloaded
 from app.core.lifecycle import EARLY_RETRY, REJECT, REJECTED, Rejection, lifecycle
+from app.core.middleware.limits.streams import Stream, StreamLimit, is_stream
 from app.core.middleware.request import record_rejection
 from app.core.middleware.route_table import RouteTable
-from app.core.middleware.streams import Stream, StreamLimit, is_stream
 from app.core.observability.instruments import HTTP_SHED
 
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})

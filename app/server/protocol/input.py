@@ -1,0 +1,164 @@
+"""What a connection receives: parsed in pieces, within limits, and no further than the request that is answered."""
+
+import asyncio
+from typing import cast
+
+import httptools
+from uvicorn.protocols.http.flow_control import FlowControl
+
+from app.core.errors import Overloaded
+from app.server.protocol.budgets import bodies
+from app.server.protocol.closing import ClosingProtocol
+from app.server.protocol.head import (
+    MAX_FIELDS,
+    MAX_HEAD_BYTES,
+    BadRequestError,
+    HeadTooLargeError,
+    check_head,
+    use_target_host,
+    without_upgrade,
+)
+
+# Bytes that are parsed at a time: so many can be queued requests, whose objects are a hundred times as large.
+_PIECE = 8192
+# Bytes of chunk sizes and extensions for each byte of data: one-byte chunks have five.
+_CHUNK_OVERHEAD = 8
+
+
+class PipelineFlow(FlowControl):
+    """Flow control that does not read while requests are queued, although the app asks for the rest of a body."""
+
+    def __init__(self, transport: asyncio.Transport, connection: "InputProtocol") -> None:
+        super().__init__(transport)
+        self._connection = connection
+
+    def resume_reading(self) -> None:
+        """Read, unless requests are queued."""
+        if not self._connection.has_queue:
+            super().resume_reading()
+
+
+class InputProtocol(ClosingProtocol):
+    """The part of a connection that reads requests. Times are those of the event loop's clock, in seconds.
+
+    Attributes
+    ----------
+    received_bytes
+        Bytes of the head or body that is being received, without the chunk in which it began.
+    """
+
+    received_bytes = 0
+
+    _received_at = 0.0
+    _unparsed = b""  # what came behind pipelined requests, and is parsed after them
+    _body_bytes = 0
+    _upgrade_offered = False
+
+    def data_received(self, data: bytes) -> None:
+        """Parse input; if it is not HTTP, answer with an error and close."""
+        if self._input_ended:
+            return
+        self._received_at = self.loop.time()
+        self._unparsed += data
+        self._parse()
+
+    @property
+    def has_queue(self) -> bool:
+        """Whether requests wait for the one that is being answered: then no more is read or parsed."""
+        return bool(self.pipeline or self._unparsed)
+
+    def _parse(self) -> None:
+        """Parse input in pieces, so that few requests can be queued at once."""
+        data, self._unparsed = self._unparsed, b""
+        start, again = 0, b""
+        while (again or start < len(data)) and not (self._input_ended or self.pipeline):
+            piece, again = again or data[start : (start := start + _PIECE)], b""
+            self.received_bytes += len(piece)
+            try:
+                self.parser.feed_data(piece)
+            except httptools.HttpParserError as error:
+                self._reject_input(error.__context__)
+            except httptools.HttpParserUpgrade as upgrade:
+                rest = piece[upgrade.args[0] :]
+                if self._should_upgrade() and not self.responding:
+                    self._upgrade_to_websocket(rest + data[start:])
+                    return
+                again = self._restart_without_upgrade() + rest
+            else:
+                self._check_partial()
+        if not self._input_ended:
+            self._unparsed = again + data[start:]
+        if self.has_queue:
+            self.flow.pause_reading()
+
+    def _parse_queued(self) -> None:
+        self._parse()
+        self.flow.resume_reading()
+
+    def _check_partial(self) -> None:
+        """Reject a head, or what is around the data of a body, that is too large before it is complete."""
+        too_large = self.head_since is not None and self.received_bytes > MAX_HEAD_BYTES
+        if self.body_since is not None:  # chunk sizes, extensions and trailers
+            too_large = self.received_bytes > _PIECE + MAX_HEAD_BYTES + _CHUNK_OVERHEAD * self._body_bytes
+        if too_large or (self.headers is not None and len(self.headers) > MAX_FIELDS):
+            self._reject_input(HeadTooLargeError())
+
+    def _upgrade_to_websocket(self, rest: bytes) -> None:
+        """Hand the connection over; uvicorn would lose what came with the head."""
+        self.handle_websocket_upgrade()
+        if rest:
+            cast("asyncio.Protocol", self.transport.get_protocol()).data_received(rest)
+
+    def _restart_without_upgrade(self) -> bytes:
+        """Return a request's head as if it had not offered to upgrade (RFC 9110, section 7.8), to be parsed again.
+
+        httptools takes what follows the head for another protocol, but it is a body: Java's HTTP client, for one,
+        offers `h2c` with every POST.
+        """
+        head = without_upgrade(self.parser.get_method(), self.url, self.headers)
+        self.parser = httptools.HttpRequestParser(self)
+        self._upgrade_offered = False
+        return head
+
+    def on_message_begin(self) -> None:
+        """Start the time of the head."""
+        super().on_message_begin()
+        self.head_since, self.received_bytes = self._received_at, 0
+
+    def on_headers_complete(self) -> None:
+        """Check the head, and start the request."""
+        check_head(self.parser.get_method(), self.url, self.parser.get_http_version(), self.headers)
+        self._upgrade_offered = self.parser.should_upgrade()
+        if self._upgrade_offered:  # `data_received` goes on
+            if self._should_upgrade():
+                super().on_headers_complete()  # which only notes the method
+            return
+        use_target_host(self.url, self.headers)
+        super().on_headers_complete()
+        # The request has its own list now; what follows are trailers, which are never header fields (RFC 9110, 6.5.1).
+        self.headers = []
+        self.head_since, self.body_since, self.received_bytes, self._body_bytes = None, self._received_at, 0, 0
+
+    def on_body(self, body: bytes) -> None:
+        """Count the body; if all bodies together are too large, reject the one that has been under way for longest."""
+        super().on_body(body)
+        self._body_bytes += len(body)
+        if not self.cycle.response_complete and not bodies.hold(self, len(body)):
+            slowest = next((other for other in bodies.holders() if other.body_since is not None), self)
+            bodies.release(slowest)
+            slowest.close_with_error(Overloaded.status, Overloaded.code, Overloaded.default_message)
+
+    def on_message_complete(self) -> None:
+        """End the time of the body."""
+        self.body_since = None
+        if not self._upgrade_offered:
+            super().on_message_complete()
+
+    def _reject_input(self, reason: BaseException | None) -> None:
+        """Answer input that is not a request. An earlier request on the connection is answered first."""
+        if self.responding and self.body_since is None:
+            self._close_after_current()
+        elif isinstance(reason, BadRequestError):
+            self.close_with_error(reason.status, "INVALID_INPUT", reason.message)
+        else:
+            self.close_with_error(400, "INVALID_INPUT", "Malformed HTTP request")
