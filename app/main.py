@@ -13,7 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from app import __version__
 from app.core.api import swagger_ui
-from app.core.api.openapi import OperationIds, truthful
+from app.core.api.openapi_document import OperationIds, truthful
 from app.core.auth.failures import NotStarted
 from app.core.config import Settings, load, load_settings
 from app.core.database import Database, HealthCheck

@@ -106,9 +106,9 @@ list_{many} = _pages.read
 
 from typing import Annotated
 
-from fastapi import Path, Query, Response
+from fastapi import Path, Query
 
-from app.core.api.conditional_requests import Conditions, PreconditionFailed
+from app.core.api.conditional_requests import Conditions
 from app.core.api.idempotency import IdempotencyKey
 from app.core.api.openapi import errors
 from app.core.api.pagination import Links, Page
@@ -142,15 +142,13 @@ async def list_{many}(query: Annotated[{One}Query, Query()], db: DB, links: Link
     return links.checked(await store.list_{many}(db, query))
 
 
-@router.patch("/{{{one}_id}}", response_model={One}, responses=errors({One}NotFound, PreconditionFailed))
+@router.patch("/{{{one}_id}}", response_model={One}, responses=errors({One}NotFound))
 async def patch_{one}({one}_id: {One}Id, patch: {One}Patch, db: DB, conditions: Conditions) -> object:
     """Change a {one} by a JSON merge patch."""
     return conditions.checked(await store.update_{one}(db, {one}_id, patch, conditions))
 
 
-@router.delete(
-    "/{{{one}_id}}", status_code=204, response_class=Response, responses=errors({One}NotFound, PreconditionFailed)
-)
+@router.delete("/{{{one}_id}}", status_code=204, responses=errors({One}NotFound))
 async def delete_{one}({one}_id: {One}Id, db: DB, conditions: Conditions) -> None:
     """Delete a {one}."""
     await store.delete_{one}(db, {one}_id, conditions)

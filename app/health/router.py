@@ -5,7 +5,7 @@ from typing import Literal
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
-from app.core.api import openapi
+from app.core.api.openapi import errors
 from app.core.database import HealthCheck
 from app.core.errors import DatabaseError, ShuttingDown
 from app.core.lifecycle import lifecycle
@@ -31,7 +31,7 @@ async def get_live() -> Live:
     return Live()
 
 
-@router.get("/ready", summary="Readiness", responses=openapi.errors(DatabaseError, ShuttingDown))
+@router.get("/ready", summary="Readiness", responses=errors(DatabaseError, ShuttingDown))
 async def get_ready(request: Request) -> Ready:
     """Answer 503 while the database does not answer, and from `SIGTERM` on."""
     if lifecycle.draining:

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import Depends, FastAPI, Path, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.core.api import openapi
+from app.core.api.openapi import errors
 from app.core.api.router import APIRouter
 from app.core.api.types import MAX_ID, Id, IdText
 from app.core.client import Downstream, new_pool
@@ -57,7 +57,7 @@ async def _inventory(request: Request) -> Downstream:
     return inventory
 
 
-@router.get("/{item_id}/stock", responses=openapi.errors(ItemNotFound, DownstreamError, DownstreamTimeout))
+@router.get("/{item_id}/stock", responses=errors(ItemNotFound, DownstreamError, DownstreamTimeout))
 async def get_stock(item_id: Annotated[IdText, Path()], inventory: Annotated[Downstream, Depends(_inventory)]) -> Stock:
     """Ask the inventory service how many of an item there are.
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request, Response
 
-from app.core.api.openapi import documented, header_parameter
+from app.core.api.openapi import Description, documented, errors, header, header_parameter
 from app.core.errors import APIError, NotModified
 
 _FIELDS = frozenset({b"if-match", b"if-none-match"})
@@ -18,7 +18,8 @@ _ENTITY_TAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
 
 _IF_MATCH = header_parameter("If-Match", "Go on only if it is still this version", examples=['"3"'])
 _IF_NONE_MATCH = header_parameter("If-None-Match", "Go on only if it is another version", examples=['"3"'])
-
+_ETAG = {"ETag": header("The entity tag: it changes whenever the resource does", example='"3"')}
+_LOCATION = {"Location": header("Path of the new resource")}
 
 Row = TypeVar("Row")
 
@@ -116,8 +117,18 @@ class ConditionalRequest:
         return row
 
 
-@documented(_IF_MATCH, methods=["PUT", "PATCH", "DELETE"])
-@documented(_IF_NONE_MATCH, methods=["GET", "PUT", "PATCH", "DELETE"])
+def _description(method: str, status: str) -> Description:
+    answer = {"headers": _ETAG}
+    if method == "GET":
+        not_modified = {"description": "Not Modified", "headers": _ETAG}
+        return {"parameters": [_IF_NONE_MATCH], "responses": {status: answer, "304": not_modified}}
+    if method == "POST":
+        return {"responses": {status: {"headers": _LOCATION | _ETAG} if status == "201" else answer}}
+    changed = {} if status == "204" else {status: answer}
+    return {"parameters": [_IF_MATCH, _IF_NONE_MATCH], "responses": {**changed, **errors(PreconditionFailed)}}
+
+
+@documented(_description)
 async def _conditions(request: Request, response: Response) -> ConditionalRequest:
     return ConditionalRequest(request, response)
 

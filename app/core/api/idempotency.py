@@ -11,7 +11,7 @@ from pydantic import StringConstraints, TypeAdapter, ValidationError
 from starlette._utils import get_route_path
 
 from app.core.api.authentication import caller_of
-from app.core.api.openapi import documented, header_parameter
+from app.core.api.openapi import Description, documented, errors, header, header_parameter
 from app.core.database.idempotency import IdempotencyKeyInUse, IdempotencyKeyReused
 from app.core.database.once import Once
 from app.core.errors import InvalidInput
@@ -29,7 +29,13 @@ _PARAMETER = header_parameter(
 )
 
 
-@documented(_PARAMETER)
+def _description(_method: str, status: str) -> Description:
+    replayed = {status: {"headers": {"Idempotent-Replayed": header("Sent with a repeated answer", example="true")}}}
+    refusals = errors(InvalidInput, IdempotencyKeyReused, IdempotencyKeyInUse)
+    return {"parameters": [_PARAMETER], "responses": {**replayed, **refusals}}
+
+
+@documented(_description)
 async def _idempotency_key(request: Request, response: Response) -> Once | None:
     given = [value.decode("latin-1") for name, value in request.scope["headers"] if name == b"idempotency-key"]
     if not given:

@@ -1,72 +1,35 @@
-"""The OpenAPI document, completed: every status, header and error body of every operation."""
+"""What the OpenAPI document says of an operation: derived from what its route takes."""
 
+import copy
 import http
-from collections.abc import Callable, Collection
-from typing import Annotated, Any, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
-from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
-from fastapi.utils import generate_unique_id
-from pydantic import BaseModel, Field
-from pydantic.json_schema import models_json_schema
+from fastapi.utils import deep_dict_update
 
+from app.core.api.input.json_body import JSON, accepted_by
+from app.core.database.database import get_database
 from app.core.error_responses import PROBLEM_JSON
-from app.core.errors import APIError, Forbidden, HeadTooLarge, InternalError, InvalidInput, Unauthenticated
+from app.core.errors import APIError, DatabaseError, Overloaded, PayloadTooLarge, UnsupportedMediaType
 
-TraceId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,128}$", examples=["4bf92f3577b34da6a3ce929d0e0e4736"])]
+REF = "#/components/schemas/{model}"
 
-
-class InputError(BaseModel):
-    """One thing that is wrong with the input."""
-
-    loc: Annotated[list[str | int], Field(examples=[["body", "price"]])]
-    msg: Annotated[str, Field(examples=["Input should be greater than 0"])]
-    type: Annotated[str, Field(examples=["greater_than"])]
-
-
-class ErrorDetail(BaseModel):
-    """What went wrong."""
-
-    code: Annotated[str, Field(examples=["NOT_FOUND"])]
-    message: Annotated[str, Field(examples=["Not found"])]
-    errors: list[InputError] = Field(default_factory=list, description="With invalid input only")
-
-
-class Error(BaseModel):
-    """The body of every error."""
-
-    detail: ErrorDetail
-    trace_id: TraceId
-
-
-class Problem(BaseModel):
-    """The body of every error for a client that accepts `application/problem+json` (RFC 9457)."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    instance: str
-    code: str
-    trace_id: TraceId
-    errors: list[InputError] = Field(default_factory=list, description="With invalid input only")
-
-
+Description = dict[str, Any]
+"""A part of an Operation Object of OpenAPI."""
+Describe = Callable[[str, str], Description]
+"""Takes the method of an operation and its status of success."""
 _Service = TypeVar("_Service", bound=Callable[..., Any])
 
-_BOUNDS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
-_REF = "#/components/schemas/{model}"
-_TRACE_HEADER = {"X-Trace-ID": {"$ref": "#/components/headers/X-Trace-ID"}}
 
-
-def header(description: str, example: str) -> dict[str, Any]:
-    """Describe a header field of an answer."""
-    return {"description": description, "schema": {"type": "string"}, "example": example}
+def header(description: str, **more: str) -> dict[str, Any]:
+    """Describe a header field of an answer, for example with `example=`."""
+    return {"description": description, "schema": {"type": "string"}, **more}
 
 
 def header_parameter(name: str, description: str, **schema: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON Schema's
-    """Describe a header field of a request that is not a parameter of the handler, for `openapi_extra=` of a route."""
+    """Describe a header field of a request that is not a parameter of the handler."""
     return {
         "name": name,
         "in": "header",
@@ -76,152 +39,71 @@ def header_parameter(name: str, description: str, **schema: Any) -> dict[str, An
     }
 
 
-def documented(*parameters: dict[str, Any], methods: Collection[str] | None = None) -> Callable[[_Service], _Service]:
-    """Have a dependency that reads parameters itself bring their descriptions to every `APIRoute` that takes it.
+def errors(*kinds: type[APIError]) -> dict[int | str, dict[str, Any]]:
+    """Describe errors, for `responses=` of a route, a router or `include_router`."""
+    by_status: dict[int | str, dict[str, Any]] = {}
+    for kind in kinds:
+        example = {"detail": {"code": kind.code, "message": kind.default_message}, "trace_id": "4bf92f3577b34da6"}
+        known = by_status.setdefault(
+            str(kind.status),
+            {
+                "description": http.HTTPStatus(kind.status).phrase,
+                "content": {
+                    JSON: {"schema": {"$ref": REF.format(model="Error")}, "examples": {}},
+                    PROBLEM_JSON: {"schema": {"$ref": REF.format(model="Problem")}},
+                },
+            },
+        )
+        known["content"][JSON]["examples"][kind.code] = {"value": example}
+        for name, value in kind.default_headers.items():
+            known.setdefault("headers", {})[name] = header("See RFC 9110", example=value)
+    return by_status
 
-    Parameters
-    ----------
-    *parameters
-        Their descriptions.
-    methods
-        Of the routes that use them; by default all.
-    """
+
+def documented(describe: Describe) -> Callable[[_Service], _Service]:
+    """Have a dependency bring its part of the description to every operation that takes it."""
 
     def mark(service: _Service) -> _Service:
-        known = getattr(service, "openapi_parameters", ())
-        service.openapi_parameters = (*((methods, parameter) for parameter in parameters), *known)  # type: ignore[attr-defined]
+        service.openapi_description = describe  # type: ignore[attr-defined]
         return service
 
     return mark
 
 
-def with_described_parameters(
-    dependant: Dependant, methods: Collection[str] | None, extra: dict[str, Any] | None
-) -> dict[str, Any] | None:
-    """Add to `openapi_extra` the parameters that dependencies marked with `documented` read themselves."""
-    parameters = [
-        parameter
-        for part in dependant.dependencies
-        for of, parameter in getattr(part.call, "openapi_parameters", ())
-        if of is None or set(of) & set(methods or ())
-    ]
-    if not parameters:
-        return extra
-    extra = extra or {}
-    return {**extra, "parameters": [*extra.get("parameters", ()), *parameters]}
+# What `app.core.database` cannot say itself, because it does not know this package.
+documented(lambda _method, _status: {"responses": errors(DatabaseError)})(get_database)
 
 
-def link(operation: str, description: str, **parameters: str) -> dict[str, Any]:
-    """Describe how an answer leads to another operation: runtime expressions for its parameters, by name."""
-    return {"operationId": operation, "description": description, "parameters": parameters}
+def described(route: APIRoute) -> Description:
+    """Describe what a route takes, and what follows from it, for its `openapi_extra`; what is there has precedence."""
+    description: Description = {"responses": errors(Overloaded)}
+    status = str(route.status_code or http.HTTPStatus.OK.value)
+    for method in sorted(route.methods or ()):
+        for describe in (_body(route), *_described_dependencies(route.dependant)):
+            deep_dict_update(description, copy.deepcopy(describe(method, status)))
+    deep_dict_update(description, route.openapi_extra or {})
+    return description
 
 
-def errors(*kinds: type[APIError]) -> dict[int | str, dict[str, Any]]:
-    """Describe the errors of an operation, for `responses=` of a route or of `include_router`."""
-    by_status: dict[int | str, dict[str, Any]] = {}
-    for kind in kinds:
-        example = {"detail": {"code": kind.code, "message": kind.default_message}, "trace_id": "4bf92f3577b34da6"}
-        known = by_status.setdefault(
-            kind.status,
-            {
-                "description": http.HTTPStatus(kind.status).phrase,
-                "content": {
-                    "application/json": {"schema": {"$ref": _REF.format(model="Error")}, "examples": {}},
-                    PROBLEM_JSON: {"schema": {"$ref": _REF.format(model="Problem")}},
-                },
-            },
-        )
-        known["content"]["application/json"]["examples"][kind.code] = {"value": example}
-        for name, value in kind.default_headers.items():
-            known.setdefault("headers", {})[name] = header("See RFC 9110", value)
-    return by_status
+def _body(route: APIRoute) -> Describe:
+    def describe(method: str, _status: str) -> Description:
+        if route.body_field is None:
+            return {}
+        if getattr(route.body_field.field_info, "media_type", None) != JSON:
+            return {"responses": errors(PayloadTooLarge)}
+        # `openapi_document` fills in the schemas.
+        content: dict[str, Any] = {media_type: {} for media_type in accepted_by(method) if media_type != JSON}
+        return {"requestBody": {"content": content}, "responses": errors(PayloadTooLarge, UnsupportedMediaType)}
+
+    return describe
 
 
-def also_accepts(media_type: str, schema: str) -> dict[str, Any]:
-    """Describe a second media type of a request body, for `openapi_extra=` of a route."""
-    return {"requestBody": {"content": {media_type: {"schema": {"$ref": _REF.format(model=schema)}}}}}
+def _described_dependencies(dependant: Dependant) -> Iterator[Describe]:
+    calls = dict.fromkeys(part.call for part in _all_of(dependant))
+    yield from (call.openapi_description for call in calls if call and hasattr(call, "openapi_description"))
 
 
-class OperationIds:
-    """Name operations by their handlers, as client generators name methods; a second one of a name by its path, too.
-
-    For `FastAPI(generate_unique_id_function=)`.
-    """
-
-    def __init__(self) -> None:
-        self._first: dict[str, tuple[str, frozenset[str]]] = {}
-
-    def __call__(self, route: APIRoute) -> str:
-        """Return the id of a route, the same each time that FastAPI asks."""
-        operation = (route.path_format, frozenset(route.methods or ()))
-        if self._first.setdefault(route.name, operation) == operation:
-            return route.name
-        return generate_unique_id(route)
-
-
-def truthful(app: FastAPI) -> Callable[[], dict[str, Any]]:
-    """Wrap `app.openapi`: add what FastAPI does not know, and correct what it assumes."""
-    original = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            document = original()
-            components = document.setdefault("components", {})
-            schemas = components.setdefault("schemas", {})
-            _, definitions = models_json_schema(
-                [(Error, "serialization"), (Problem, "serialization")], ref_template=_REF
-            )
-            schemas.update(definitions["$defs"])
-            for guess in ("HTTPValidationError", "ValidationError"):
-                schemas.pop(guess, None)
-            components["headers"] = {"X-Trace-ID": header("The trace id of the exchange", "4bf92f3577b34da6")}
-            authenticated = app.state.settings.auth_issuer is not None
-            if not authenticated:
-                components.pop("securitySchemes", None)
-            for operations in document["paths"].values():
-                for operation in operations.values():
-                    if not authenticated:
-                        operation.pop("security", None)
-                    _correct(operation)
-            app.openapi_schema = _with_whole_bounds(document)
-        return app.openapi_schema or {}
-
-    return openapi
-
-
-def _with_whole_bounds(part: Any) -> Any:  # noqa: ANN401 - any JSON value
-    """Write bounds as FastAPI was given them: it makes `9.223372036854776e+18` of 2**63, which is more than that."""
-    if isinstance(part, list):
-        return [_with_whole_bounds(member) for member in part]
-    if not isinstance(part, dict):
-        return part
-    return {
-        name: int(value)
-        if name in _BOUNDS and isinstance(value, float) and value.is_integer()
-        else _with_whole_bounds(value)
-        for name, value in part.items()
-    }
-
-
-def _correct(operation: dict[str, Any]) -> None:
-    refusals = (Unauthenticated, Forbidden) if "security" in operation else ()
-    for status, response in errors(InternalError, InvalidInput, HeadTooLarge, *refusals).items():
-        key = str(status)
-        known = operation["responses"].get(key)
-        takes_input = operation.get("parameters") or operation.get("requestBody")
-        if known is None and status == InvalidInput.status and not takes_input:
-            continue
-        if known is None or "HTTPValidationError" in str(known):
-            operation["responses"][key] = response
-    for response in operation["responses"].values():
-        response["headers"] = {**_TRACE_HEADER, **response.get("headers", {})}
-    for parameter in operation.get("parameters", ()):
-        parameter["schema"] = _without_null(parameter["schema"])
-
-
-def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """Say of an optional parameter what it is when it is sent: a header or a query knows no null."""
-    kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
-    if len(kinds) != 1:
-        return schema
-    return {**{k: v for k, v in schema.items() if k not in {"anyOf", "default"}}, **kinds[0]}
+def _all_of(dependant: Dependant) -> Iterator[Dependant]:
+    for part in dependant.dependencies:
+        yield part
+        yield from _all_of(part)

@@ -20,6 +20,7 @@ from fastapi import Depends, Request, Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 from sqlalchemy import ColumnElement
 
+from app.core.api.openapi import Description, documented, header
 from app.core.api.types import MAX_ID, canonical_integer
 from app.core.errors import InvalidInput
 
@@ -88,6 +89,11 @@ class NextLink:
         return page
 
 
+def _description(_method: str, status: str) -> Description:
+    return {"responses": {status: {"headers": {"Link": header("The next page (rel=next), while there is one")}}}}
+
+
+@documented(_description)
 async def _next_link(request: Request, response: Response) -> NextLink:
     return NextLink(request, response)
 

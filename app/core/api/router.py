@@ -6,6 +6,7 @@ routes here work that out once, in `get_route_handler`, the hook that FastAPI do
 handler takes what the plan does not know, or `app.dependency_overrides` is set.
 """
 
+import http
 import inspect
 import json
 from collections.abc import Callable, Coroutine, Sequence
@@ -36,10 +37,6 @@ class APIRoute(fastapi.routing.APIRoute):
     handler (`def`, `yield` dependencies, forms, several bodies, streams) to FastAPI.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - FastAPI's own
-        super().__init__(*args, **kwargs)
-        self.openapi_extra = openapi.with_described_parameters(self.dependant, self.methods, self.openapi_extra)
-
     def get_route_handler(self) -> Handler:
         """Make the handler of this route, or of one inclusion of it: prefix and dependencies may differ."""
         context = _effective_route_context_var.get()
@@ -53,7 +50,7 @@ class APIRoute(fastapi.routing.APIRoute):
 
 
 class APIRouter(fastapi.APIRouter):
-    """FastAPI's router, whose routes are `APIRoute`s and document the errors that every operation can have.
+    """FastAPI's router, whose routes are `APIRoute`s and document what follows from what they take.
 
     Where authentication is on, each route needs a valid token.
 
@@ -73,13 +70,22 @@ class APIRouter(fastapi.APIRouter):
         """Add a route as FastAPI does, behind authentication."""
         guard = authentication.required(self.scopes, kwargs.get("methods"))
         kwargs["dependencies"] = [guard, *(kwargs.get("dependencies") or ())]
+        if kwargs.get("status_code") == http.HTTPStatus.NO_CONTENT and _is_default(kwargs.get("response_class")):
+            kwargs["response_class"] = Response  # without the media type of JSON
         super().add_api_route(path, endpoint, **kwargs)
+        route = self.routes[-1]
+        if isinstance(route, fastapi.routing.APIRoute):
+            route.openapi_extra = openapi.described(route)
 
     def add_api_websocket_route(self, path: str, endpoint: Callable[..., Any], *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         """Add a WebSocket as FastAPI does, behind authentication: its handshake is a GET."""
         guard = authentication.required(self.scopes, ["GET"])
         kwargs["dependencies"] = [guard, *(kwargs.get("dependencies") or ())]
         super().add_api_websocket_route(path, endpoint, *args, **kwargs)
+
+
+def _is_default(response_class: object) -> bool:
+    return response_class is None or isinstance(response_class, DefaultPlaceholder)
 
 
 def _takes_json(route: Any) -> bool:  # noqa: ANN401 - a route, or FastAPI's context of one

@@ -245,10 +245,11 @@ class Keyed:
     key: Once
 
 
-async def _database(request: Request) -> Database:
+async def get_database(request: Request) -> Database:
+    """Return the database of the application, for a dependency."""
     database: Database = request.app.state.database
     return database
 
 
-DB = Annotated[Database, Depends(_database)]
+DB = Annotated[Database, Depends(get_database)]
 """The database, for a handler: `await store.get_item(db, item_id)`."""

@@ -19,7 +19,6 @@ MERGE_PATCH_JSON = "application/merge-patch+json"
 MAX_VALUES = 8_000
 # Bytes. A larger body may take milliseconds, and many of them must not follow each other without a pause.
 _LARGE = 16 * 1024
-_ACCEPTED = {"PATCH": (JSON, MERGE_PATCH_JSON)}
 
 
 class JSONNumber(float):
@@ -109,6 +108,11 @@ def _count_separators(text: bytes) -> int:
     return text.count(b",") + text.count(b"[") + text.count(b"{")
 
 
+def accepted_by(method: str) -> tuple[str, ...]:
+    """Return the media types of the bodies of a method."""
+    return (JSON, MERGE_PATCH_JSON) if method == "PATCH" else (JSON,)
+
+
 def require_media_type(request: Request) -> None:
     """Reject another media type, or a content coding, before the body is read (RFC 9110, section 15.5.16)."""
     headers = request.headers
@@ -117,7 +121,7 @@ def require_media_type(request: Request) -> None:
     # This service and a proxy might choose different ones of several fields; joined, they match no media type.
     media_type = ",".join(headers.getlist("content-type")).partition(";")[0].strip().lower()
     codings = [coding.strip().lower() for coding in headers.getlist("content-encoding")]
-    accepted = _ACCEPTED.get(request.method, (JSON,))
+    accepted = accepted_by(request.method)
     if media_type not in accepted or any(coding != "identity" for coding in codings):
         names = " or ".join(accepted)
         raise UnsupportedMediaType(
