@@ -27,7 +27,7 @@ def record_request(
     duration: float,
     *,
     stream: bool = False,
-    details: Mapping[str, str | int] | None = None,
+    details: Mapping[str, str | int],
 ) -> None:
     """Count and log a request.
 
@@ -60,6 +60,6 @@ def record_request(
             "status": status,
             "duration_ms": round(duration * 1000, 3),
             "client": scope["client"][0] if scope.get("client") else None,
-            "details": details,
+            **details,
         }
         _log.log(level, "%s %s %d", method, path, status, extra=extra)
