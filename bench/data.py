@@ -30,12 +30,13 @@ class Data:
         The ids 1 to this are there.
     """
 
-    def __init__(self, url: str, pid: int, rows: int) -> None:
+    def __init__(self, url: str, superuser_url: str, pid: int, rows: int) -> None:
         self.url, self.pid, self.rows = url, pid, rows
+        self._superuser_url = superuser_url
 
     def run(self, *statements: str) -> list[tuple[Any, ...]]:
-        """Run statements, and return the rows of the last one."""
-        connection = psycopg2.connect(self.url)
+        """Run statements as a superuser, and return the rows of the last one."""
+        connection = psycopg2.connect(self._superuser_url)
         connection.autocommit = True
         with contextlib.closing(connection), connection.cursor() as cursor:
             for statement in statements:
@@ -59,7 +60,7 @@ def prepared(folder: Path, rows: int) -> Iterator[Data]:
     with postgres.running(folder, durable=True) as url:
         server = Cluster(folder.resolve()).running()
         assert server is not None  # noqa: S101 - it runs as long as the block does
-        data = Data(url, server.pid, rows)
+        data = Data(url, postgres.superuser_url(folder), server.pid, rows)
         for setting in _SETTINGS:
             data.run(f"ALTER SYSTEM SET {setting}")
         data.run("SELECT pg_reload_conf()")

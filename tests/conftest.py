@@ -166,10 +166,11 @@ def anyio_backend() -> str:
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Start PostgreSQL in a throw-away folder."""
-    from postgres import running  # noqa: PLC0415
+    from postgres import running, superuser_url  # noqa: PLC0415
 
-    with running(tmp_path_factory.mktemp("postgres"), durable=False) as url:
-        yield Cluster(url)
+    folder = tmp_path_factory.mktemp("postgres")
+    with running(folder, durable=False) as url:
+        yield Cluster(url, superuser_url(folder))
 
 
 @pytest.fixture(scope="session")
@@ -196,6 +197,12 @@ def own_database_url(cluster: Cluster) -> Iterator[str]:
     """Name a migrated database that no other test sees."""
     with cluster.database() as url:
         yield url
+
+
+@pytest.fixture
+def superuser_url(cluster: Cluster, own_database_url: str) -> str:
+    """Name the database of `own_database_url`, as a superuser."""
+    return cluster.as_superuser(own_database_url)
 
 
 @pytest.fixture

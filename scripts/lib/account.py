@@ -7,33 +7,38 @@ import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lib import reach
 from lib.binaries import Binaries, PostgresError
 
 
 @dataclass(frozen=True)
 class Account:
-    """How to run a command of PostgreSQL's: behind a prefix, or as another user."""
+    """How to run a command of PostgreSQL's: as another user, who is shown some folders, or behind a prefix."""
 
-    prefix: list[str] = field(default_factory=list)
     user: int | None = None
+    folders: list[Path] = field(default_factory=list)
+    prefix: list[str] = field(default_factory=list)
 
     def command(self, *words: str | Path) -> list[str | Path]:
         """Return the words to execute."""
         return [*self.prefix, *words]
 
-    @property
-    def group(self) -> int | None:
-        """The user's own group."""
-        return None if self.user is None else pwd.getpwuid(self.user).pw_gid
-
-    @property
-    def extra_groups(self) -> list[int] | None:
-        """No other groups when root's are dropped."""
-        return None if self.user is None else []
+    def become(self) -> None:
+        """Drop root's rights for good; runs in the new process, before the command."""
+        if self.user is None:
+            return
+        folder = os.getcwd()  # noqa: PTH109 - the path, which soon leads to another mount
+        group = pwd.getpwuid(self.user).pw_gid
+        if self.folders:
+            reach.show(self.folders, self.user, group)
+        os.setgroups([])
+        os.setgid(group)
+        os.setuid(self.user)
+        os.chdir(folder)
 
 
 def choose(data: Path, binaries: Binaries) -> Account:
-    """Choose the account for a data folder, which exists.
+    """Choose the account for a data folder, which exists, and give it that folder.
 
     Raises
     ------
@@ -44,18 +49,27 @@ def choose(data: Path, binaries: Binaries) -> Account:
         return Account()
     owner = data.stat().st_uid
     uid = owner or unprivileged()
-    # A user namespace in which root's own files belong to somebody else: nothing is chowned.
-    unshare = Account(["unshare", "--user", f"--map-user={uid}", "--"])
-    if owner == 0 and shutil.which("unshare") and runs(unshare, data, binaries):
-        return unshare
-    os.chown(data, uid, -1)
-    if runs(Account(user=uid), data, binaries):
-        return Account(user=uid)
-    os.chown(data, owner, -1)
+    if owner == 0:
+        give(data, uid)
+    for account in (Account(uid), Account(uid, folders=[data, binaries.folder.parent])):
+        if runs(account, data, binaries):
+            return account
+    if owner == 0:
+        give(data, 0)
+        # A user namespace in which root's own files belong to somebody else: outside of it the process is root's.
+        account = Account(prefix=["unshare", "--user", f"--map-user={uid}", "--"])
+        if shutil.which("unshare") and runs(account, data, binaries):
+            return account
     raise PostgresError(
         "PostgreSQL does not run as root, and on this machine it can neither use a user namespace nor "
         f"use {data} as another user: run this as an ordinary user, or set DATABASE_URL"
     )
+
+
+def give(data: Path, uid: int) -> None:
+    """Change the owner of the data, and of the folder at last: what is half given is given again."""
+    for path in [*data.rglob("*"), data]:
+        os.chown(path, uid, -1, follow_symlinks=False)
 
 
 def unprivileged() -> int:
@@ -81,10 +95,8 @@ def runs(account: Account, data: Path, binaries: Binaries) -> bool:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=10,
-            user=account.user,
-            group=account.group,
-            extra_groups=account.extra_groups,
+            preexec_fn=account.become,
         )
-    except (OSError, KeyError, subprocess.SubprocessError):
+    except (OSError, subprocess.SubprocessError):
         return False
     return done.returncode == 0

@@ -1,7 +1,6 @@
 """One data folder and its server: create, start, find, stop."""
 
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -11,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from lib import account, binaries
+from lib import account, binaries, roles
 from lib.binaries import PostgresError
 
-NAME = "items"  # of the role, a superuser, and of the database
 INITDB_TIMEOUT = 120.0  # seconds
 START_TIMEOUT = 120.0  # seconds; recovery after a crash is part of it
 # A fast shutdown, then an immediate one (without a checkpoint), then SIGKILL.
@@ -41,7 +39,7 @@ class Running:
 
 @dataclass(frozen=True)
 class Cluster:
-    """A folder that holds a cluster, its password, its log and its locks."""
+    """A folder that holds a cluster, its passwords, its log and its locks."""
 
     data: Path
     durable: bool = True
@@ -61,10 +59,23 @@ class Cluster:
         """The file that exists while the server is paused."""
         return self.data / "paused"
 
+    @property
+    def password(self) -> Path:
+        """The superuser's password."""
+        return self.data / "password"
+
+    @property
+    def service_password(self) -> Path:
+        """The password of the service's role, which exists when that role does."""
+        return self.data / "service-password"
+
     def url(self, port: int) -> str:
         """Return the URL for the service."""
-        password = (self.data / "password").read_text()
-        return f"postgresql://{NAME}:{password}@127.0.0.1:{port}/{NAME}"
+        return roles.url(roles.SERVICE, self.service_password, port)
+
+    def superuser_url(self, port: int) -> str:
+        """Return the URL for what only a superuser may do."""
+        return roles.url(roles.SUPERUSER, self.password, port)
 
     def major(self) -> int | None:
         """Return the major version that created the data."""
@@ -95,16 +106,13 @@ class Cluster:
             return
         new = self.data / "cluster.new"
         shutil.rmtree(new, ignore_errors=True)
-        password = self.data / "password"
-        password.unlink(missing_ok=True)
-        password.touch(mode=0o600)
-        password.write_text(secrets.token_urlsafe(24))
-        owner = self.data.stat()
-        os.chown(password, owner.st_uid, owner.st_gid)
+        self.service_password.unlink(missing_ok=True)
+        account.choose(self.data, binaries.choose(None))  # it has the folder now, and can read the password
+        roles.write_password(self.password)
         options = ["--encoding=UTF8", "--no-locale", "--data-checksums", "--auth=scram-sha-256"]
-        options += [f"--username={NAME}", f"--pwfile={password}"] + ["--no-sync"] * (not self.durable)
+        options += [f"--username={roles.SUPERUSER}", f"--pwfile={self.password}"] + ["--no-sync"] * (not self.durable)
         self.execute("initdb", *options, f"--pgdata={new}")
-        self.execute("postgres", "--single", "-D", new, "postgres", text=f"CREATE DATABASE {NAME}\n")
+        self.execute("postgres", "--single", "-D", new, "postgres", text=f"CREATE DATABASE {roles.DATABASE}\n")
         new.rename(self.pgdata)
 
     def start(self) -> subprocess.Popen[bytes]:
@@ -180,9 +188,7 @@ class Cluster:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                user=runner.user,
-                group=runner.group,
-                extra_groups=runner.extra_groups,
+                preexec_fn=runner.become,  # noqa: PLW1509 - the keeper has one thread
             )
 
     def open_log(self) -> IO[bytes]:

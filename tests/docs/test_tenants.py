@@ -35,18 +35,18 @@ def blocks(language: str) -> list[str]:
 
 
 @pytest.fixture
-def tenant_database(own_database_url: str) -> Iterator[str]:
+def tenant_database(superuser_url: str) -> Iterator[str]:
     """Name a database with the page's table, as a role that is neither its owner nor a superuser."""
     password = secrets.token_hex()
     (sql,) = blocks("sql")
-    with connected(own_database_url) as connection, connection.cursor() as cursor:
+    with connected(superuser_url) as connection, connection.cursor() as cursor:
         cursor.execute(sql)
         cursor.execute(f"CREATE ROLE {ROLE} LOGIN PASSWORD %s", (password,))
         cursor.execute(f"GRANT SELECT, INSERT ON notes TO {ROLE}")
-    parts = urlsplit(own_database_url)
+    parts = urlsplit(superuser_url)
     yield urlunsplit(parts._replace(netloc=f"{ROLE}:{password}@{parts.netloc.rpartition('@')[2]}"))
-    query(own_database_url, f"DROP OWNED BY {ROLE}")
-    query(own_database_url, f"DROP ROLE {ROLE}")
+    query(superuser_url, f"DROP OWNED BY {ROLE}")
+    query(superuser_url, f"DROP ROLE {ROLE}")
 
 
 @pytest.fixture

@@ -16,8 +16,11 @@ class PostgreSQL:
     """A running server, which its keeper starts again when it dies (`scripts/postgres.py`)."""
 
     def __init__(self, folder: Path, url: str) -> None:
+        from postgres import superuser_url  # noqa: PLC0415
+
         self._folder = folder
         self.url = url
+        self._superuser_url = superuser_url(folder)
 
     @classmethod
     @contextlib.contextmanager
@@ -74,19 +77,19 @@ class PostgreSQL:
     @contextlib.contextmanager
     def read_only(self) -> Iterator[None]:
         """Turn it into a server that takes no writes, and back: what a failover looks like to its clients."""
-        query(self.url, "ALTER SYSTEM SET default_transaction_read_only = on")
-        query(self.url, "SELECT pg_reload_conf()")
+        query(self._superuser_url, "ALTER SYSTEM SET default_transaction_read_only = on")
+        query(self._superuser_url, "SELECT pg_reload_conf()")
         try:
             yield
         finally:
-            query(self.url, "ALTER SYSTEM RESET default_transaction_read_only")
-            query(self.url, "SELECT pg_reload_conf()")
+            query(self._superuser_url, "ALTER SYSTEM RESET default_transaction_read_only")
+            query(self._superuser_url, "SELECT pg_reload_conf()")
 
     def terminate_backends(self) -> int:
         """End every other session on it."""
         return len(
             query(
-                self.url,
+                self._superuser_url,
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                 " WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'",
             )

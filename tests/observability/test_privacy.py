@@ -58,7 +58,7 @@ def test_the_bound_may_be_off(make_client: MakeClient, logs: Logs) -> None:
 
 
 def test_a_whole_run_s_log_holds_no_secret_and_nothing_of_what_was_sent(
-    start_service: StartService, own_database_url: str, sql: SQL
+    start_service: StartService, own_database_url: str, superuser_url: str, sql: SQL
 ) -> None:
     """Everything that can go wrong goes wrong, at the most talkative level, with every statement slow."""
     del sql  # it empties the shared tables; this test has its own
@@ -70,7 +70,7 @@ def test_a_whole_run_s_log_holds_no_secret_and_nothing_of_what_was_sent(
 
     # A role of its own, so that its password can be looked for.
     role = "r" + secrets.token_hex(4)
-    query(own_database_url, f"CREATE ROLE {role} LOGIN SUPERUSER PASSWORD '{password}'")
+    query(superuser_url, f"CREATE ROLE {role} LOGIN SUPERUSER PASSWORD '{password}'")
     try:
         parts = urlsplit(own_database_url)
         url = urlunsplit(parts._replace(netloc=f"{role}:{password}@{parts.hostname}:{parts.port}"))
@@ -104,8 +104,8 @@ def test_a_whole_run_s_log_holds_no_secret_and_nothing_of_what_was_sent(
         assert client.post("/items", json={**item, "name": word()}).status_code == 503
         query(own_database_url, "ALTER TABLE gone RENAME TO items")
         # The password is wrong from now on, and every connection is gone.
-        query(own_database_url, f"ALTER ROLE {role} PASSWORD 'another'")
-        query(own_database_url, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", [role])
+        query(superuser_url, f"ALTER ROLE {role} PASSWORD 'another'")
+        query(superuser_url, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", [role])
         eventually(lambda: client.get("/health/ready").status_code in {200, 503})
         client.post("/items", json={**item, "name": word()})
         time.sleep(0.2)
@@ -117,7 +117,7 @@ def test_a_whole_run_s_log_holds_no_secret_and_nothing_of_what_was_sent(
         assert len(said) > 30
         assert [secret for secret in [*said, password, "917.53"] if secret in log] == []
     finally:
-        query(own_database_url, f"ALTER ROLE {role} NOLOGIN")
+        query(superuser_url, f"ALTER ROLE {role} NOLOGIN")
 
 
 def test_probes_are_quiet(start_service: StartService) -> None:

@@ -176,7 +176,7 @@ def test_a_half_made_cluster_is_made_again(tmp_path: Path) -> None:
     (tmp_path / "cluster.new").mkdir()
     (tmp_path / "cluster.new" / "PG_VERSION").write_text("1")
     with postgres.running(tmp_path, durable=False) as url:
-        assert ask(url, "SELECT current_user || pg_encoding_to_char(encoding) FROM pg_database") == "itemsUTF8"
+        assert ask(url, "SELECT current_user || pg_encoding_to_char(encoding) FROM pg_database") == "serviceUTF8"
 
 
 def test_no_process_of_it_holds_a_pipe_of_the_caller(data: Path) -> None:
@@ -191,12 +191,13 @@ def test_no_process_of_it_holds_a_pipe_of_the_caller(data: Path) -> None:
 
 def test_only_its_owner_gets_in(data: Path) -> None:
     with postgres.running(data, durable=False) as url:
-        password = (data / "password").read_text()
+        password = (data / "service-password").read_text()
         with pytest.raises(psycopg2.OperationalError):
             ask(url.replace(password, "guess"), "SELECT 1")
         with pytest.raises(psycopg2.OperationalError):
             ask(url.replace(f":{password}", ""), "SELECT 1")
-        assert stat.S_IMODE((data / "password").stat().st_mode) == 0o600
+        for name in ("password", "service-password"):
+            assert stat.S_IMODE((data / name).stat().st_mode) == 0o600
         assert stat.S_IMODE((data / "cluster").stat().st_mode) == 0o700
 
 
@@ -236,17 +237,3 @@ def test_root_runs_it_as_the_owner_of_the_folder(template: Path) -> None:
         with postgres.running(data, durable=False) as url:
             assert Path(f"/proc/{server_pid(data)}").stat().st_uid == owner
             assert ask(url, "SELECT word FROM kept") == "kept"
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-def test_root_without_user_namespaces_gives_the_folder_away_or_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("shutil.which", lambda _: None)
-    chosen = binaries.choose(None)
-    with pytest.raises(postgres.PostgresError, match="does not run as root"):
-        account.choose(tmp_path, chosen)
-    assert tmp_path.stat().st_uid == 0
-    with tempfile.TemporaryDirectory() as name:
-        assert account.choose(Path(name), chosen).user == account.unprivileged()
-        assert Path(name).stat().st_uid == account.unprivileged()

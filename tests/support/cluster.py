@@ -55,30 +55,43 @@ def migrate(url: str, revision: str = "head") -> None:
 
 
 class Cluster:
-    """A running PostgreSQL."""
+    """A running PostgreSQL.
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    Parameters
+    ----------
+    url
+        Its URL as the service's role, which owns the databases.
+    superuser_url
+        Its URL as a superuser.
+    """
+
+    def __init__(self, url: str, superuser_url: str) -> None:
+        self.url, self._superuser_url = url, superuser_url
+        self._owner = urlsplit(url).username
         self._numbers = count(1)
-        query(self.url, f"DROP DATABASE IF EXISTS {_TEMPLATE} WITH (FORCE)")
-        query(self.url, f"CREATE DATABASE {_TEMPLATE}")
+        query(superuser_url, f"DROP DATABASE IF EXISTS {_TEMPLATE} WITH (FORCE)")
+        query(superuser_url, f"CREATE DATABASE {_TEMPLATE} OWNER {self._owner}")
         migrate(self._url_of(_TEMPLATE))
 
     def _url_of(self, database: str) -> str:
         return urlunsplit(urlsplit(self.url)._replace(path=f"/{database}"))
+
+    def as_superuser(self, url: str) -> str:
+        """Name the same database, as a superuser."""
+        return urlunsplit(urlsplit(self._superuser_url)._replace(path=urlsplit(url).path))
 
     @contextlib.contextmanager
     def database(self, *, empty: bool = False) -> Iterator[str]:
         """Make a database, migrated unless it is to be `empty`; it goes at the end, whoever is connected."""
         name = f"items_test_{next(self._numbers)}"
         template = "template0" if empty else _TEMPLATE
-        with connected(self.url) as connection, connection.cursor() as cursor:
+        with connected(self._superuser_url) as connection, connection.cursor() as cursor:
             cursor.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-            cursor.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+            cursor.execute(f"CREATE DATABASE {name} TEMPLATE {template} OWNER {self._owner}")
         try:
             yield self._url_of(name)
         finally:
-            query(self.url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+            query(self._superuser_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
 def clean(connection: PsycopgConnection) -> None:

@@ -17,20 +17,20 @@ BODIES = {"/items": LAMP, "/items/batch": {"items": [LAMP, LAMP]}}
 
 
 @pytest.fixture
-def url_without_row_locks(own_database_url: str) -> Iterator[str]:
+def url_without_row_locks(superuser_url: str) -> Iterator[str]:
     """Connect as a role that may not lock keys.
 
     Citus answers `FOR UPDATE` on a distributed table with 0A000; here it is 42501, for it needs the right to UPDATE.
     """
     password = secrets.token_hex()
-    with connected(own_database_url) as connection, connection.cursor() as cursor:
+    with connected(superuser_url) as connection, connection.cursor() as cursor:
         cursor.execute(f"CREATE ROLE {ROLE} LOGIN PASSWORD %s", (password,))
         cursor.execute(f"GRANT SELECT, INSERT, DELETE ON idempotency_keys TO {ROLE}")
         cursor.execute(f"GRANT ALL ON items TO {ROLE}; GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {ROLE}")
-    parts = urlsplit(own_database_url)
+    parts = urlsplit(superuser_url)
     yield urlunsplit(parts._replace(netloc=f"{ROLE}:{password}@{parts.netloc.rpartition('@')[2]}"))
-    query(own_database_url, f"DROP OWNED BY {ROLE}")
-    query(own_database_url, f"DROP ROLE {ROLE}")
+    query(superuser_url, f"DROP OWNED BY {ROLE}")
+    query(superuser_url, f"DROP ROLE {ROLE}")
 
 
 @pytest.mark.parametrize("path", BODIES)
