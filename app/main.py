@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Security
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -13,9 +13,11 @@ from starlette.middleware.cors import CORSMiddleware
 
 from app import __version__
 from app.core.api import swagger_ui
+from app.core.api.authentication import caller
 from app.core.api.openapi_document import OperationIds, truthful
+from app.core.api.unguarded_routes import UnguardedRoutesMiddleware
 from app.core.auth.failures import NotStarted
-from app.core.config import Settings, load, load_settings
+from app.core.config import PROBE_PATHS, Settings, load, load_settings
 from app.core.database import Database, HealthCheck
 from app.core.error_responses import handle_http_error, handle_unexpected_error, handle_validation_error
 from app.core.middleware.application import Application
@@ -37,6 +39,9 @@ from app.items.settings import InventorySettings
 
 # Requests in flight per worker beyond which it rejects (docs/reliability.md): a fraction of a second's work.
 _IN_FLIGHT, _IN_FLIGHT_A_CONNECTION = 256, 32
+
+# Paths that need no token where authentication is on.
+_PUBLIC = PROBE_PATHS | swagger_ui.PATHS
 
 if TYPE_CHECKING:
     from app.core.auth.tokens import Verifier
@@ -80,6 +85,8 @@ def _middleware(settings: Settings, routes: RouteTable) -> list[Middleware]:
     """List the middleware inside of `RequestMiddleware`, outermost first."""
     in_flight = max(_IN_FLIGHT, _IN_FLIGHT_A_CONNECTION * settings.db_pool_size)
     stack = []
+    if settings.auth_issuer is not None:
+        stack.append(Middleware(UnguardedRoutesMiddleware, public=_PUBLIC))
     if settings.ops_port is not None:
         stack.append(Middleware(OperationsPortMiddleware, port=settings.ops_port))
     if settings.trusted_hosts:
@@ -133,6 +140,8 @@ def create_app(settings: Settings | None = None, **options: Any) -> FastAPI:  # 
     routes = RouteTable()
     telemetry = _telemetry(settings)
     options.setdefault("generate_unique_id_function", OperationIds())
+    if settings.auth_issuer is not None:
+        options["dependencies"] = [Security(caller), *options.get("dependencies", ())]
     app = Application(
         title=settings.service_name,
         version=__version__,
@@ -153,6 +162,7 @@ def create_app(settings: Settings | None = None, **options: Any) -> FastAPI:  # 
     app.state.settings = settings
     app.state.telemetry = telemetry
     app.state.verifier = NotStarted() if settings.auth_issuer else None
+    app.state.public = _PUBLIC
     app.state.routes = routes
 
     # The busiest first: FastAPI tries one router after the other.

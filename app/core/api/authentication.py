@@ -5,8 +5,8 @@
     @router.post("/{order_id}/refund", dependencies=[Security(caller, scopes=["orders:refund"])])
     async def refund_order(order_id: OrderId, caller: Caller) -> ...
 
-Every route of `app.core.api.router.APIRouter` needs a token; those of FastAPI's own `APIRouter`, as health checks,
-metrics and the documentation, do not. Where authentication is off, every caller is `ANONYMOUS` and may do everything.
+Where authentication is on, `create_app` requires a token of every route but the public ones (`app.state.public`): our
+`APIRouter` adds scopes. Where it is off, every caller is `ANONYMOUS` and may do everything.
 """
 
 from collections.abc import Iterable, Mapping
@@ -26,6 +26,10 @@ from app.core.errors import APIError, Forbidden, Unauthenticated
 from app.core.observability.instruments import AUTH_FAILURES
 
 _failures = {reason: AUTH_FAILURES.labels(reason) for reason in Reason}
+
+
+AUTHENTICATING_STATE = "app.authentication"
+"""Key in the scope of a request to a mounted application: the state of the application that verifies tokens."""
 
 
 class AuthenticationUnavailable(APIError):
@@ -53,8 +57,9 @@ class _BearerToken(SecurityBase):
             There are no keys to verify the token with.
         """
         scope, scopes = connection.scope, security_scopes.scopes
-        verifier = getattr(scope["app"].state, "verifier", None)
-        if verifier is None:
+        state = scope.get(AUTHENTICATING_STATE) or scope["app"].state
+        verifier = getattr(state, "verifier", None)
+        if verifier is None or scope["path"] in getattr(state, "public", ()):
             return ANONYMOUS
         try:
             token = _token_of(scope["headers"])
@@ -64,7 +69,7 @@ class _BearerToken(SecurityBase):
                 raise AuthFailure(Reason.SCOPE)
         except AuthFailure as failure:
             _failures[failure.reason].inc()
-            raise _error(failure.reason, scope["app"].state.settings.service_name, scopes) from failure
+            raise _error(failure.reason, state.settings.service_name, scopes) from failure
         return identity
 
 
@@ -109,16 +114,14 @@ Caller = Annotated[Identity, Security(caller)]
 """The caller, for a handler that wants to know: `caller: Caller`."""
 
 
-def required(resource: str | None, methods: Iterable[str] | None) -> Any:  # noqa: ANN401 - as FastAPI types `Security`
-    """Require a token; for a resource, one with `<resource>:read` for GET and HEAD, `<resource>:write` for the rest."""
-    if resource is None:
-        return Security(caller)
+def required(resource: str, methods: Iterable[str] | None) -> Any:  # noqa: ANN401 - as FastAPI types `Security`
+    """Require a token with `<resource>:read` for GET and HEAD, with `<resource>:write` for the rest."""
     access = "read" if set(methods or ["GET"]) <= {"GET", "HEAD"} else "write"
     return Security(caller, scopes=[f"{resource}:{access}"])
 
 
-def without_guards(dependant: Dependant, app: Any) -> tuple[list[SecurityScopes], Dependant]:  # noqa: ANN401
-    """Split off the dependencies that only require a token: a route calls them first, or not at all.
+def without_guards(dependant: Dependant, app: Any) -> tuple[SecurityScopes | None, Dependant]:  # noqa: ANN401
+    """Split off the dependencies that only require a token: a route calls `caller` once for all of them, or not at all.
 
     Parameters
     ----------
@@ -126,12 +129,18 @@ def without_guards(dependant: Dependant, app: Any) -> tuple[list[SecurityScopes]
         What a route's handler takes.
     app
         The application that includes the route; where authentication is off there, nothing is required.
+
+    Returns
+    -------
+    tuple
+        The scopes that are required together, or None where no token is; and the other dependencies.
     """
     guards = [part for part in dependant.dependencies if part.call is caller and part.name is None]
     rest = replace(dependant, dependencies=[part for part in dependant.dependencies if part not in guards])
-    if getattr(getattr(app, "state", None), "verifier", caller) is None:
-        return [], rest
-    return [SecurityScopes(part.own_oauth_scopes) for part in guards], rest
+    if not guards or getattr(getattr(app, "state", None), "verifier", caller) is None:
+        return None, rest
+    scopes = dict.fromkeys(scope for part in guards for scope in part.own_oauth_scopes or ())
+    return SecurityScopes([*scopes]), rest
 
 
 def caller_of(connection: HTTPConnection) -> str | None:

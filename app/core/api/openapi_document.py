@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import FastAPI
@@ -84,19 +84,17 @@ def truthful(app: FastAPI) -> Callable[[], dict[str, Any]]:
         if app.openapi_schema is None:
             # A copy: the routes, whose descriptions it is made of, may belong to several applications.
             document = copy.deepcopy(original())
-            _complete_components(document, authenticated=app.state.settings.auth_issuer is not None)
-            for operation in _operations(document["paths"]):
-                _correct(operation)
-            for path, created in document["paths"].items():
-                _add_links(document, path, created)
+            authenticated = app.state.settings.auth_issuer is not None
+            _complete_components(document, authenticated=authenticated)
+            for path, operations in document["paths"].items():
+                public = path in getattr(app.state, "public", ())
+                for operation in operations.values():
+                    _correct(operation, authenticated=authenticated and not public)
+                _add_links(document, path, operations)
             app.openapi_schema = _with_whole_bounds(document)
         return app.openapi_schema or {}
 
     return openapi
-
-
-def _operations(paths: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    return (operation for operations in paths.values() for operation in operations.values())
 
 
 def _complete_components(document: dict[str, Any], *, authenticated: bool) -> None:
@@ -109,8 +107,6 @@ def _complete_components(document: dict[str, Any], *, authenticated: bool) -> No
     components["headers"] = {"X-Trace-ID": header("The trace id of the exchange", example="4bf92f3577b34da6")}
     if not authenticated:
         components.pop("securitySchemes", None)
-        for operation in _operations(document["paths"]):
-            operation.pop("security", None)
 
 
 def _add_links(document: dict[str, Any], path: str, operations: dict[str, Any]) -> None:
@@ -148,8 +144,10 @@ def _with_whole_bounds(part: Any) -> Any:  # noqa: ANN401 - any JSON value
     }
 
 
-def _correct(operation: dict[str, Any]) -> None:
+def _correct(operation: dict[str, Any], *, authenticated: bool) -> None:
     """Add the errors that every operation can have, and complete what is there."""
+    if not authenticated:
+        operation.pop("security", None)
     responses = operation["responses"]
     kinds = [InternalError, HeadTooLarge]
     if operation.get("parameters") or operation.get("requestBody"):

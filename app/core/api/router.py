@@ -9,7 +9,7 @@ handler takes what the plan does not know, or `app.dependency_overrides` is set.
 import http
 import inspect
 import json
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 import fastapi
@@ -42,23 +42,21 @@ class APIRoute(fastapi.routing.APIRoute):
         context = _effective_route_context_var.get()
         route = context if context is not None and context.original_route is self else self
         fastapis = _strict(super().get_route_handler(), route)
-        guards, dependant = authentication.without_guards(route.dependant, route.dependency_overrides_provider)
+        guard, dependant = authentication.without_guards(route.dependant, route.dependency_overrides_provider)
         plan = plan_of(dependant, route.param_convertors, route.body_field)
         if plan is None or (route.body_field is not None and not _takes_json(route)):
             return fastapis
-        return _short_way(plan, guards, route, fastapis)
+        return _short_way(plan, guard, route, fastapis)
 
 
 class APIRouter(fastapi.APIRouter):
     """FastAPI's router, whose routes are `APIRoute`s and document what follows from what they take.
 
-    Where authentication is on, each route needs a valid token.
-
     Parameters
     ----------
     scopes
-        The resource whose scopes the token must have as well: with `"orders"`, GET and HEAD need `orders:read`, other
-        methods `orders:write`. A route may require more by `Security(caller, scopes=[...])`.
+        The resource whose scopes a token must have where authentication is on: with `"orders"`, GET and HEAD need
+        `orders:read`, other methods `orders:write`. A route may require more by `Security(caller, scopes=[...])`.
     """
 
     def __init__(self, *args: Any, scopes: str | None = None, **kwargs: Any) -> None:  # noqa: ANN401 - FastAPI's own
@@ -67,21 +65,23 @@ class APIRouter(fastapi.APIRouter):
         super().__init__(*args, **kwargs)
 
     def add_api_route(self, path: str, endpoint: Callable[..., Any], **kwargs: Any) -> None:  # noqa: ANN401
-        """Add a route as FastAPI does, behind authentication."""
-        guard = authentication.required(self.scopes, kwargs.get("methods"))
-        kwargs["dependencies"] = [guard, *(kwargs.get("dependencies") or ())]
+        """Add a route as FastAPI does, with its scope."""
         if kwargs.get("status_code") == http.HTTPStatus.NO_CONTENT and _is_default(kwargs.get("response_class")):
             kwargs["response_class"] = Response  # without the media type of JSON
-        super().add_api_route(path, endpoint, **kwargs)
+        super().add_api_route(path, endpoint, **self._with_scope(kwargs, kwargs.get("methods")))
         route = self.routes[-1]
         if isinstance(route, fastapi.routing.APIRoute):
             route.openapi_extra = openapi.described(route)
 
     def add_api_websocket_route(self, path: str, endpoint: Callable[..., Any], *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        """Add a WebSocket as FastAPI does, behind authentication: its handshake is a GET."""
-        guard = authentication.required(self.scopes, ["GET"])
-        kwargs["dependencies"] = [guard, *(kwargs.get("dependencies") or ())]
-        super().add_api_websocket_route(path, endpoint, *args, **kwargs)
+        """Add a WebSocket as FastAPI does, with its scope: its handshake is a GET."""
+        super().add_api_websocket_route(path, endpoint, *args, **self._with_scope(kwargs, ["GET"]))
+
+    def _with_scope(self, options: dict[str, Any], methods: Iterable[str] | None) -> dict[str, Any]:
+        if self.scopes is None:
+            return options
+        guard = authentication.required(self.scopes, methods)
+        return {**options, "dependencies": [guard, *(options.get("dependencies") or ())]}
 
 
 def _is_default(response_class: object) -> bool:
@@ -113,7 +113,7 @@ class _JSONRequest(Request):
         return await decode_json(await self.body())
 
 
-def _short_way(plan: Plan, guards: Sequence[SecurityScopes], route: Any, fastapis: Handler) -> Handler:  # noqa: ANN401
+def _short_way(plan: Plan, guard: SecurityScopes | None, route: Any, fastapis: Handler) -> Handler:  # noqa: ANN401
     repeatable = repeatable_parameters(route.dependant)
     has_body = route.body_field is not None
     provider = route.dependency_overrides_provider
@@ -123,8 +123,8 @@ def _short_way(plan: Plan, guards: Sequence[SecurityScopes], route: Any, fastapi
     async def handler(request: Request) -> Response:
         if provider is not None and provider.dependency_overrides:
             return await fastapis(request)
-        for scopes in guards:  # before anything is read: a request without a token costs no more than that
-            await authentication.caller(request, scopes)
+        if guard is not None:  # before anything is read: a request without a token costs no more than that
+            await authentication.caller(request, guard)
         if repeatable is not None:
             check_query(request, repeatable)
         given = Given(request, await _json_of(request) if has_body else None)

@@ -15,6 +15,8 @@ _ASSETS = {
     name: str(_STATIC / name)
     for name in ("swagger-ui-bundle.js", "swagger-ui.css", "redoc.standalone.js", "favicon.png")
 }
+PATHS = frozenset({"/docs", "/redoc", "/openapi.json", *(f"/docs/assets/{name}" for name in _ASSETS)})
+"""Where the documentation is: a browser cannot send a token to these."""
 # Relative, so that the pages also work behind a proxy that puts a prefix in front of the service.
 _OPENAPI_URL = "openapi.json"
 _ASSETS_URL = "docs/assets"

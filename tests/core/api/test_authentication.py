@@ -67,7 +67,9 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 def lamps(**fields: Any) -> TestClient:
     """Make an application of this router alone."""
-    app = FastAPI(lifespan=lifespan, exception_handlers={HTTPException: handle_http_error})
+    app = FastAPI(
+        lifespan=lifespan, exception_handlers={HTTPException: handle_http_error}, dependencies=[Security(caller)]
+    )
     app.state.settings = Settings(database_url=SecretStr("postgresql://h/d"), service_name="lamps", **fields)
     app.openapi = truthful(app)  # type: ignore[method-assign]
     app.include_router(router)
