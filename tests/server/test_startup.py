@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
 
 from app.server import metrics_dir
 from tests.server.conftest import Start, launch
@@ -58,6 +59,15 @@ def test_a_broken_app_ends_the_service(fail: Fail, workers: int) -> None:
     assert code != 0
     assert sum("cannot be loaded" in message for message in messages) in range(1, workers + 1)
     assert not any("broken on purpose" in message for message in messages), "only in the record's exc_info"
+
+
+def test_a_route_that_nothing_guards_ends_the_service(fail: Fail, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.json"
+    keys.write_text("{}")
+    authentication = {"AUTH_ISSUER": "https://id.example", "AUTH_AUDIENCE": "items", "AUTH_JWKS_FILE": keys}
+    code, messages = fail(app="tests.server.stream_app:app", **authentication)
+    assert code == Arbiter.WORKER_BOOT_ERROR
+    assert "authentication is on, but nothing asks for a token at /mounted: use TokenRequired" in messages
 
 
 def test_a_port_in_use_is_said(tmp_path: Path) -> None:
