@@ -55,6 +55,7 @@ class Proxy:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
+        self._made: list[Connection] = []
         self._ends: set[Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stranded: set[Connection] = set()
@@ -88,16 +89,22 @@ class Proxy:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
         client = Connection(reader, writer)
+        self._made.append(client)
+        self._track(asyncio.current_task())
         try:
             server = Connection(*await asyncio.open_connection(*self._target))
         except OSError:
             client.abort()
             return
+        self._made.append(server)
         self._ends |= {client, server}
         for pump in (self._requests(client, server), self._answers(server, client)):
-            task = self._loop.create_task(pump)
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._track(self._loop.create_task(pump))
+
+    def _track(self, task: asyncio.Task[None] | None) -> None:
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _requests(self, client: Connection, server: Connection) -> None:
         with contextlib.suppress(OSError):
@@ -186,8 +193,10 @@ class Proxy:
         self._loop.close()
 
     async def _settle(self) -> None:
-        """Wait for the ends of all connections."""
+        """End all connections, those too that are closed but still have something to send."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.sleep(0.05)
+        for end in self._made:
+            end.writer.transport.abort()
+        await asyncio.sleep(0.05)  # for the event loop to close their sockets
