@@ -16,9 +16,10 @@ from selenium.webdriver.support import expected_conditions
 from selenium.webdriver.support.wait import WebDriverWait
 
 from app import __title__
-from tests.conftest import MakeClient
+from tests.conftest import MakeClient, StartService
 from tests.support.errors import assert_error
 from tests.support.service import Service
+from tests.support.tokens import AUDIENCE, ISSUER, Signer
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
@@ -55,7 +56,8 @@ def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
 def appearing(browser: webdriver.Chrome, selector: str, text: str = "") -> WebElement:
     """Wait for an element, and for a text in it."""
     wait = WebDriverWait(browser, 20)
-    wait.until(expected_conditions.text_to_be_present_in_element((By.CSS_SELECTOR, selector), text))
+    present = expected_conditions.text_to_be_present_in_element((By.CSS_SELECTOR, selector), text)
+    wait.until(present, f"no {text!r} in {selector} of {browser.find_element(By.TAG_NAME, 'body').text}")
     return browser.find_element(By.CSS_SELECTOR, selector)
 
 
@@ -63,6 +65,18 @@ def click(browser: webdriver.Chrome, selector: str) -> None:
     """Wait until it can be clicked, and click."""
     wait = WebDriverWait(browser, 20)
     wait.until(expected_conditions.element_to_be_clickable((By.CSS_SELECTOR, selector))).click()
+
+
+def execute(browser: webdriver.Chrome, operation: str, **parameters: str) -> str:
+    """Try an operation of Swagger UI out, and return the body of its answer, a 200."""
+    click(browser, f"{operation} .opblock-summary-control")
+    click(browser, f"{operation} .try-out__btn")
+    for name, value in parameters.items():
+        appearing(browser, f"{operation} tr[data-param-name={name}] input").send_keys(value)
+    click(browser, f"{operation} .execute")
+    answer = f"{operation} .live-responses-table .response"
+    assert "200" in appearing(browser, f"{answer} .response-col_status", "200").text
+    return appearing(browser, f"{answer} .response-col_description pre", "next_cursor").text
 
 
 def assert_stayed_here(browser: webdriver.Chrome, service: Service) -> None:
@@ -89,21 +103,31 @@ def test_swagger_ui_calls_the_service(browser: webdriver.Chrome, service: Servic
 
     browser.get(f"{service.url}/docs")
     appearing(browser, ".title", __title__)
-    operation = "#operations-items-list_items"
-    click(browser, f"{operation} .opblock-summary-control")
-    click(browser, f"{operation} .try-out__btn")
-    field = appearing(browser, f"{operation} tr[data-param-name=min_price] input")
-    field.send_keys("4711.42")
-    click(browser, f"{operation} .execute")
+    answer = execute(browser, "#operations-items-list_items", min_price="4711.42")
 
-    assert "200" in appearing(browser, f"{operation} .live-responses-table .response .response-col_status", "200").text
-    shown = appearing(
-        browser, f"{operation} .live-responses-table .response .response-col_description pre", "next_cursor"
-    ).text
-    assert item in json.loads(shown)["items"]
+    assert item in json.loads(answer)["items"]
     screenshot = tmp_path / "docs.png"
     assert browser.save_screenshot(str(screenshot))
     assert screenshot.stat().st_size > 10_000
+    assert_stayed_here(browser, service)
+
+
+def test_swagger_ui_sends_the_token_that_was_entered(
+    browser: webdriver.Chrome, start_service: StartService, tmp_path: Path
+) -> None:
+    signer, keys = Signer(), tmp_path / "keys.json"
+    keys.write_text(json.dumps({"keys": [signer.jwk]}))
+    service = start_service(AUTH_ISSUER=ISSUER, AUTH_AUDIENCE=AUDIENCE, AUTH_JWKS_FILE=str(keys))
+
+    browser.get(f"{service.url}/docs")
+    click(browser, ".scheme-container .authorize")
+    appearing(browser, ".auth-container input").send_keys(signer.token(scope="items:read"))
+    click(browser, ".auth-container .authorize")
+    appearing(browser, ".auth-container .auth-btn-wrapper", "Logout")
+    click(browser, ".auth-container .btn-done")
+    answer = execute(browser, "#operations-items-list_items")
+
+    assert json.loads(answer) == {"items": [], "next_cursor": None}
     assert_stayed_here(browser, service)
 
 
