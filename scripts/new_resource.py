@@ -14,8 +14,8 @@ FILES = {
     "app/{many}/__init__.py": '"""The {many} feature."""\n',
     "app/{many}/models.py": '''"""The table."""
 
-from sqlalchemy import CheckConstraint, Index, Text
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy import CheckConstraint, Index
+from sqlalchemy.orm import Mapped
 
 from app.core.database import Base, Versioned
 
@@ -29,40 +29,30 @@ class {One}(Versioned, Base):
         Index(None, "created_at", "id"),
     )
 
-    name: Mapped[str] = mapped_column(Text)
+    name: Mapped[str]
 ''',
     "app/{many}/schemas.py": '''"""What goes in and out: the bodies and the query of the {many} routes."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, with_config
-from typing_extensions import TypedDict
-
-from app.core.api.pagination import PageQuery
-from app.core.api.types import NO_NUL, Id, Timestamp
-
-Name = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=NO_NUL)]
+from app.core.api import MergePatch, PageQuery, RequestBody, ResponseBody
+from app.core.api.types import Id, Name, Timestamp
 
 
-class {One}Create(BaseModel):
+class {One}Create(RequestBody):
     """What a client sends to make a {one}."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: Name
 
 
-@with_config(ConfigDict(extra="forbid"))
-class {One}Patch(TypedDict, total=False):
+class {One}Patch(MergePatch, total=False):
     """A JSON merge patch (RFC 7396): what is absent stays, null clears what may be null."""
 
     name: Name
 
 
-class {One}(BaseModel):
-    """A {one} as clients see it; made of a row."""
-
-    model_config = ConfigDict(from_attributes=True)
+class {One}(ResponseBody):
+    """A {one} as clients see it."""
 
     id: Id
     name: str
@@ -77,16 +67,13 @@ class {One}Query(PageQuery):
 ''',
     "app/{many}/errors.py": '''"""What can go wrong with a {one}."""
 
-from app.core.errors import APIError
+from app.core.errors import ResourceNotFound
 
 
-class {One}NotFound(APIError):
+class {One}NotFound(ResourceNotFound):
     """There is no such {one}."""
 
-    code, status, default_message = "{ONE}_NOT_FOUND", 404, "{One} 7 not found"
-
-    def __init__(self, {one}_id: int) -> None:
-        super().__init__(f"{One} {{{one}_id}} not found")
+    code, resource = "{ONE}_NOT_FOUND", "{One}"
 ''',
     "app/{many}/store.py": '''"""The {many} in the database."""
 
@@ -98,21 +85,16 @@ from app.{many}.schemas import {One}Create, {One}Patch, {One}Query
 _{many} = Resource({One}, create={One}Create, patch={One}Patch, not_found={One}NotFound)
 _pages = Pages({One}, {One}Query)
 
-get_{one}, create_{one} = _{many}.get, _{many}.insert
+get_{one}, create_{one}, list_{many} = _{many}.get, _{many}.insert, _pages.read
 update_{one}, delete_{one} = _{many}.update, _{many}.delete
-list_{many} = _pages.read
 ''',
     "app/{many}/router.py": '''"""`/{many}`: typed input, one unit of work, one answer."""
 
 from typing import Annotated
 
-from fastapi import Path, Query
+from fastapi import Query
 
-from app.core.api.conditional_requests import Conditions
-from app.core.api.idempotency import IdempotencyKey
-from app.core.api.openapi import errors
-from app.core.api.pagination import Links, Page
-from app.core.api.router import APIRouter
+from app.core.api import APIRouter, Conditions, IdempotencyKey, Links, Page, errors
 from app.core.api.types import IdText
 from app.core.database import DB
 from app.{many} import store
@@ -121,11 +103,9 @@ from app.{many}.schemas import {One}, {One}Create, {One}Patch, {One}Query
 
 router = APIRouter(prefix="/{many}", tags=["{many}"], scopes="{many}")
 
-{One}Id = Annotated[IdText, Path()]
-
 
 @router.get("/{{{one}_id}}", response_model={One}, responses=errors({One}NotFound))
-async def get_{one}({one}_id: {One}Id, db: DB, conditions: Conditions) -> object:
+async def get_{one}({one}_id: IdText, db: DB, conditions: Conditions) -> object:
     """Read one {one}."""
     return conditions.checked(await store.get_{one}(db, {one}_id))
 
@@ -143,13 +123,13 @@ async def list_{many}(query: Annotated[{One}Query, Query()], db: DB, links: Link
 
 
 @router.patch("/{{{one}_id}}", response_model={One}, responses=errors({One}NotFound))
-async def patch_{one}({one}_id: {One}Id, patch: {One}Patch, db: DB, conditions: Conditions) -> object:
+async def patch_{one}({one}_id: IdText, patch: {One}Patch, db: DB, conditions: Conditions) -> object:
     """Change a {one} by a JSON merge patch."""
     return conditions.checked(await store.update_{one}(db, {one}_id, patch, conditions))
 
 
 @router.delete("/{{{one}_id}}", status_code=204, responses=errors({One}NotFound))
-async def delete_{one}({one}_id: {One}Id, db: DB, conditions: Conditions) -> None:
+async def delete_{one}({one}_id: IdText, db: DB, conditions: Conditions) -> None:
     """Delete a {one}."""
     await store.delete_{one}(db, {one}_id, conditions)
 ''',

@@ -72,6 +72,24 @@ class NotFound(APIError):
     code, status, default_message = "NOT_FOUND", 404, "Not found"
 
 
+class ResourceNotFound(NotFound):
+    """There is no resource with this id. A feature's own class says of which kind.
+
+    Attributes
+    ----------
+    resource
+        What the message calls it: `Order`.
+    """
+
+    resource: ClassVar[str] = "Resource"
+
+    def __init_subclass__(cls) -> None:
+        cls.default_message = f"{cls.resource} 7 not found"
+
+    def __init__(self, resource_id: int) -> None:
+        super().__init__(f"{self.resource} {resource_id} not found")
+
+
 class MethodNotAllowed(APIError):
     """The path is there, the method is not."""
 

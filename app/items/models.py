@@ -27,4 +27,4 @@ class Item(Versioned, Base):
 
     name: Mapped[str] = mapped_column(Text(collation="C"))
     price: Mapped[Decimal] = mapped_column(Numeric(12, 2))
-    description: Mapped[str | None] = mapped_column(Text)
+    description: Mapped[str | None]

@@ -2,28 +2,22 @@
 
 from typing import Annotated
 
-from fastapi import Path, Query
+from fastapi import Query
 
-from app.core.api.conditional_requests import Conditions
-from app.core.api.idempotency import IdempotencyKey
-from app.core.api.openapi import errors
-from app.core.api.pagination import Links, Page
-from app.core.api.router import APIRouter
+from app.core.api import APIRouter, Batch, Conditions, IdempotencyKey, Links, Page, errors
 from app.core.api.types import IdText
 from app.core.database import DB
 from app.core.errors import Conflict
 from app.items import store
 from app.items.errors import ItemNotFound
-from app.items.schemas import Item, ItemBatch, ItemBatchCreate, ItemCreate, ItemPatch, ItemQuery
+from app.items.schemas import Item, ItemCreate, ItemPatch, ItemQuery
 
 router = APIRouter(prefix="/items", tags=["items"], scopes="items")
-
-ItemId = Annotated[IdText, Path()]
 
 
 # The routes stand in the order in which they are asked for most: FastAPI tries one after the other.
 @router.get("/{item_id}", response_model=Item, responses=errors(ItemNotFound))
-async def get_item(item_id: ItemId, db: DB, conditions: Conditions) -> object:
+async def get_item(item_id: IdText, db: DB, conditions: Conditions) -> object:
     """Read one item."""
     return conditions.checked(await store.get_item(db, item_id))
 
@@ -34,8 +28,8 @@ async def create_item(item: ItemCreate, db: DB, key: IdempotencyKey, conditions:
     return conditions.created(await store.create_item(db.once(key), item))
 
 
-@router.post("/batch", status_code=201, response_model=ItemBatch)
-async def create_items(batch: ItemBatchCreate, db: DB, key: IdempotencyKey) -> object:
+@router.post("/batch", status_code=201, response_model=Batch[Item])
+async def create_items(batch: Batch[ItemCreate], db: DB, key: IdempotencyKey) -> object:
     """Create many items: all or none, in the order sent."""
     return {"items": await store.create_items(db.once(key), batch.items)}
 
@@ -47,12 +41,12 @@ async def list_items(query: Annotated[ItemQuery, Query()], db: DB, links: Links)
 
 
 @router.patch("/{item_id}", response_model=Item, responses=errors(ItemNotFound))
-async def patch_item(item_id: ItemId, patch: ItemPatch, db: DB, conditions: Conditions) -> object:
+async def patch_item(item_id: IdText, patch: ItemPatch, db: DB, conditions: Conditions) -> object:
     """Change an item by a JSON merge patch (RFC 7396)."""
     return conditions.checked(await store.update_item(db, item_id, patch, conditions))
 
 
 @router.delete("/{item_id}", status_code=204, responses=errors(ItemNotFound, Conflict))
-async def delete_item(item_id: ItemId, db: DB, conditions: Conditions) -> None:
+async def delete_item(item_id: IdText, db: DB, conditions: Conditions) -> None:
     """Delete an item."""
     await store.delete_item(db, item_id, conditions)

@@ -2,57 +2,33 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, with_config
-from typing_extensions import TypedDict
+from pydantic import Field, StringConstraints
 
-from app.core.api.pagination import PageQuery
-from app.core.api.types import NO_NUL, Id, Money, MoneyBound, MoneyValue, Timestamp
+from app.core.api import MergePatch, PageQuery, RequestBody, ResponseBody
+from app.core.api.types import NO_NUL, AlphanumericName, Id, Money, MoneyBound, MoneyValue, Name, Timestamp
 
-
-def _alphanumeric(value: str) -> str:
-    if not value.isalnum():
-        raise ValueError("must be alphanumeric")
-    return value
-
-
-Name = Annotated[
-    str,
-    StringConstraints(min_length=1, max_length=255),
-    AfterValidator(_alphanumeric),
-    # `str.isalnum` as a pattern: the two agree on every character of a Unicode version.
-    Field(
-        description="Letters and digits of any script",
-        examples=["Lamp"],
-        json_schema_extra={"pattern": r"^[\p{L}\p{N}]+$"},
-    ),
-]
+ItemName = Annotated[AlphanumericName, Field(examples=["Lamp"])]
 Description = Annotated[str, StringConstraints(max_length=10_000, pattern=NO_NUL)]
-Sort = Literal["id", "-id", "name", "-name", "price", "-price", "created_at", "-created_at"]
 
 
-class ItemCreate(BaseModel):
+class ItemCreate(RequestBody):
     """What a client sends to make an item."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    name: Name
+    name: ItemName
     price: Money
     description: Description | None = None
 
 
-@with_config(ConfigDict(extra="forbid"))
-class ItemPatch(TypedDict, total=False):
+class ItemPatch(MergePatch, total=False):
     """A JSON merge patch (RFC 7396): what is absent stays, null clears what may be null."""
 
-    name: Name
+    name: ItemName
     price: Money
     description: Description | None
 
 
-class Item(BaseModel):
-    """An item as clients see it; made of a row."""
-
-    model_config = ConfigDict(from_attributes=True)
+class Item(ResponseBody):
+    """An item as clients see it."""
 
     id: Id
     name: Annotated[str, Field(examples=["Lamp"])]
@@ -62,26 +38,10 @@ class Item(BaseModel):
     updated_at: Timestamp
 
 
-class ItemBatchCreate(BaseModel):
-    """Many items at once."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    items: Annotated[list[ItemCreate], Field(min_length=1, max_length=1000)]
-
-
-class ItemBatch(BaseModel):
-    """The new items, in the order sent."""
-
-    items: list[Item]
-
-
 class ItemQuery(PageQuery):
     """The query of `GET /items`."""
 
-    sort: Sort = "id"
-    name: Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=NO_NUL)] | None = Field(
-        None, description="Prefix of the name"
-    )
+    sort: Literal["id", "-id", "name", "-name", "price", "-price", "created_at", "-created_at"] = "id"
+    name: Annotated[Name | None, Field(description="Prefix of the name")] = None
     min_price: MoneyBound | None = None
     max_price: MoneyBound | None = None

@@ -4,11 +4,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated
 
-from fastapi import Depends, FastAPI, Path, Request
+from fastapi import Depends, FastAPI, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.core.api.openapi import errors
-from app.core.api.router import APIRouter
+from app.core.api import APIRouter, errors
 from app.core.api.types import MAX_ID, Id, IdText
 from app.core.client import Downstream, new_pool
 from app.core.config import load
@@ -58,7 +57,7 @@ async def _inventory(request: Request) -> Downstream:
 
 
 @router.get("/{item_id}/stock", responses=errors(ItemNotFound, DownstreamError, DownstreamTimeout))
-async def get_stock(item_id: Annotated[IdText, Path()], inventory: Annotated[Downstream, Depends(_inventory)]) -> Stock:
+async def get_stock(item_id: IdText, inventory: Annotated[Downstream, Depends(_inventory)]) -> Stock:
     """Ask the inventory service how many of an item there are.
 
     Our own table is not asked: the two services share the ids, and an answer about stock should not depend on

@@ -19,5 +19,4 @@ _pages = Pages(
 )
 
 get_item, create_item, create_items = _items.get, _items.insert, _items.insert_many
-update_item, delete_item = _items.update, _items.delete
-list_items = _pages.read
+update_item, delete_item, list_items = _items.update, _items.delete, _pages.read

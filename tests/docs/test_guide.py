@@ -1,8 +1,10 @@
 """`docs/add-a-resource.md` works as it stands: it is followed in a copy, and what comes out is tested there."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,6 +61,35 @@ def test_the_guide_makes_a_resource(copy: Path) -> None:
     guide.run(copy, "-m", "ruff", "format", "--check", *folders)
     guide.run(copy, "-m", "ruff", "check", *folders)
     guide.run(copy, "-m", "mypy", *sorted(features))
+
+
+DOCUMENTED = """
+import json
+import os
+os.environ["DATABASE_URL"] = "postgresql://nobody@127.0.0.1:1/nowhere"
+from app.main import app
+print(json.dumps(app.openapi()))
+"""
+
+
+def answers(operations: dict[str, Any]) -> set[tuple[str, ...]]:
+    """List the answers of operations: method, status, header fields and links."""
+    return {
+        (method, status, *sorted(answer["headers"]), *(link.partition("_")[0] for link in answer.get("links", ())))
+        for method, operation in operations.items()
+        for status, answer in operation["responses"].items()
+    }
+
+
+def test_the_resource_is_documented_as_items_are(copy: Path) -> None:
+    if not (copy / "app" / "orders").exists():
+        guide.follow(copy)
+    paths = json.loads(guide.run(copy, "-c", DOCUMENTED))["paths"]
+
+    for items, orders in (("/items", "/orders"), ("/items/{item_id}", "/orders/{order_id}")):
+        # An order may be for an unknown item; an item may be one that orders refer to.
+        different = {("patch", "409", "X-Trace-ID"), ("delete", "409", "X-Trace-ID")}
+        assert (answers(paths[items]) ^ answers(paths[orders])) - different == set()
 
 
 WRONG = """

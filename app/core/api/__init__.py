@@ -1,1 +1,25 @@
-"""What a router imports: the route class, types, conditional requests, pagination, idempotency, OpenAPI."""
+"""What a feature's router and schemas are made of, beside the types in `app.core.api.types`."""
+
+from app.core.api.authentication import Caller, caller
+from app.core.api.conditional_requests import Conditions
+from app.core.api.idempotency import IdempotencyKey
+from app.core.api.openapi import errors
+from app.core.api.pagination import Links, Page, PageQuery
+from app.core.api.router import APIRouter
+from app.core.api.schemas import Batch, MergePatch, RequestBody, ResponseBody
+
+__all__ = [
+    "APIRouter",
+    "Batch",
+    "Caller",
+    "Conditions",
+    "IdempotencyKey",
+    "Links",
+    "MergePatch",
+    "Page",
+    "PageQuery",
+    "RequestBody",
+    "ResponseBody",
+    "caller",
+    "errors",
+]

@@ -5,7 +5,15 @@ from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Annotated
 
-from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, PlainSerializer, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    StringConstraints,
+    WithJsonSchema,
+)
 
 from app.core.api.input.json_body import JSONNumber
 
@@ -15,6 +23,24 @@ MAX_MONEY = Decimal("9999999999.99")
 """The largest of `NUMERIC(12,2)`."""
 NO_NUL = r"^[^\x00]*$"
 """A pattern for text of any kind: PostgreSQL's has no NUL."""
+
+
+def _alphanumeric(value: str) -> str:
+    if not value.isalnum():
+        raise ValueError("must be alphanumeric")
+    return value
+
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=NO_NUL)]
+"""Text of at most 255 characters."""
+AlphanumericName = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=255),
+    AfterValidator(_alphanumeric),
+    # `str.isalnum` as a pattern: the two agree on every character of a Unicode version.
+    Field(description="Letters and digits of any script", json_schema_extra={"pattern": r"^[\p{L}\p{N}]+$"}),
+]
+"""At most 255 letters and digits."""
 
 
 def canonical_integer(value: object) -> object:

@@ -1,15 +1,24 @@
 """The declarative base of every feature's models, and the columns that every resource has."""
 
 from datetime import datetime
+from typing import Any, ClassVar
 
-from sqlalchemy import BigInteger, FetchedValue, Identity, MetaData, func, text
+from sqlalchemy import BigInteger, FetchedValue, Identity, MetaData, Text, func, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import DateTime
 
 
 class Base(DeclarativeBase):
-    """Names every constraint and index by one rule, so that a migration can name what it changes."""
+    """Names every constraint and index by one rule, so that a migration can name what it changes.
 
+    `Mapped[int]` is a bigint, `Mapped[str]` text, `Mapped[datetime]` has a time zone.
+    """
+
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        int: BigInteger,
+        str: Text,
+        datetime: DateTime(timezone=True),
+    }
     metadata = MetaData(
         naming_convention={
             "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -27,14 +36,12 @@ class Versioned:
     `version` and `updated_at` change with the row, whatever changes it: a trigger does it, `VERSION_TRIGGER`.
     """
 
-    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True, sort_order=-1)
-    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now(), sort_order=1)
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True, sort_order=-1)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now(), sort_order=1)
     updated_at: Mapped[datetime] = mapped_column(
-        DateTime(timezone=True), server_default=func.now(), server_onupdate=FetchedValue(), sort_order=2
+        server_default=func.now(), server_onupdate=FetchedValue(), sort_order=2
     )
-    version: Mapped[int] = mapped_column(
-        BigInteger, server_default=text("1"), server_onupdate=FetchedValue(), sort_order=3
-    )
+    version: Mapped[int] = mapped_column(server_default=text("1"), server_onupdate=FetchedValue(), sort_order=3)
     """Grows with every change; the entity tag is made of it."""
 
 

@@ -43,8 +43,9 @@ class Pages(Generic[M]):
         The class of the query, which says what the list can be sorted by.
     filters
         Conditions, by the field of the query whose value is their bind parameter, of the same name; they hold where the
-        query has that field. A column stands for "equals". A condition whose name the query does not have is given its
-        value by the caller, always: `list_orders(db, query, customer_id=7)`.
+        client sends that field. A column stands for "equals", which also is what a field means that has the name of a
+        column and no condition. A condition whose name the query does not have is given its value by the caller,
+        always: `list_orders(db, query, customer_id=7)`.
     """
 
     def __init__(
@@ -52,6 +53,12 @@ class Pages(Generic[M]):
     ) -> None:
         self._columns = cast("Table", model.__table__).c  # type: ignore[attr-defined]  # it is mapped
         self._filters = {name: _condition(name, given) for name, given in (filters or {}).items()}
+        for name in query.model_fields:
+            if name in PageQuery.model_fields or name in self._filters:
+                continue
+            if name not in self._columns:
+                raise TypeError(f"{query.__name__}.{name} is neither a column nor one of the filters")
+            self._filters[name] = self._columns[name] == bindparam(name)
         self._scope = [name for name in self._filters if name not in query.model_fields]
         self._made: dict[tuple[str | bool, ...], Select[Any]] = {}
         for sort in get_args(query.model_fields["sort"].annotation):

@@ -5,19 +5,21 @@ to no session, so they have no relationships; what needs those is a store functi
 """
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from typing import Any, Generic, cast, overload
 
 from pydantic import BaseModel
-from sqlalchemy import ARRAY, BigInteger, Boolean, Connection, Row, Table, any_, bindparam, delete, select, update
+from sqlalchemy import ARRAY, BigInteger, Connection, Row, Table, any_, bindparam, select
 from sqlalchemy.orm import Session
 from typing_extensions import TypeVar
 
-from app.core.api.conditional_requests import UNCONDITIONAL, ConditionalRequest, PreconditionFailed, Preconditions
+from app.core.api.conditional_requests import UNCONDITIONAL
 from app.core.database import Database
 from app.core.database.database import Keyed, Mode
 from app.core.database.errors import map_constraints
 from app.core.database.unit_of_work import run_on
 from app.core.errors import APIError
+from app.core.resources.changes import Changes, Conditional
 from app.core.resources.inserts import Inserts
 from app.core.resources.keyed import Asked, Inserted, insert_each_once
 
@@ -26,9 +28,6 @@ C = TypeVar("C")
 U = TypeVar("U", default=Mapping[str, Any])
 
 Handle = Connection | Session
-Conditional = ConditionalRequest | Preconditions
-
-_MAX_VERSION = 2**63 - 1
 
 
 class Resource(Generic[M, C, U]):
@@ -66,14 +65,9 @@ class Resource(Generic[M, C, U]):
                 raise TypeError(f"{name} of {create.__name__} or its patch is not a column of {table.name}")
         self._not_found = not_found
         map_constraints(constraints or {})
-        self._columns = table.c
         self._inserts = Inserts(table, _fields(create))
-        this = table.c.id == bindparam("this_id", type_=BigInteger)
+        self._changes = Changes(table, self._find)
         self._by_ids = select(*table.c).where(table.c.id == any_(bindparam("ids", type_=ARRAY(BigInteger))))
-        # Sets what else it is given parameters for, by the names of the columns.
-        self._update = update(table).where(this).returning(*table.c)
-        self._delete = delete(table).where(this).returning(table.c.id)
-        self._conditional: dict[tuple[bool, bool, bool], Any] = {}
         # Kept, because batches are told apart by them.
         self._get_batch, self._insert_batch, self._once_batch = (
             self._get_each,
@@ -89,11 +83,14 @@ class Resource(Generic[M, C, U]):
         """Read a row, or raise `not_found`. Reads at the same time share a statement."""
         if isinstance(db, Database):
             return self._get(db, row_id)
-        (row,) = run_on(db, self._get_each, [row_id], session=False)
-        return self._found(row, row_id)
+        return run_on(db, self._find, row_id, session=False)
 
     async def _get(self, db: Database, row_id: int) -> M:
         return self._found(await db.run_batched(Mode.READ, self._get_batch, row_id), row_id)
+
+    def _find(self, connection: Connection, row_id: int) -> Row[Any]:
+        (row,) = self._get_each(connection, [row_id])
+        return cast("Row[Any]", self._found(row, row_id))
 
     def _found(self, row: M | None, row_id: int) -> M:
         if row is None:
@@ -168,19 +165,9 @@ class Resource(Generic[M, C, U]):
             patch.model_dump(exclude_unset=True) if isinstance(patch, BaseModel) else cast("dict[str, Any]", patch)
         )
         if isinstance(db, Database):
-            mode = Mode.AUTOCOMMIT
-            return db.run(mode, lambda connection: self._change(connection, row_id, changes, conditions))
-        return run_on(db, self._change, row_id, changes, conditions, session=False)
-
-    def _change(self, connection: Connection, row_id: int, changes: Mapping[str, Any], given: Conditional) -> M:
-        conditions = _preconditions(given)
-        if not changes:
-            return self._check(connection, row_id, conditions)
-        statement, parameters = self._with_conditions(self._update, conditions)
-        row = connection.execute(statement, {"this_id": row_id, **parameters, **changes}).one_or_none()
-        if row is None:
-            self._explain(connection, row_id, conditions)
-        return cast("M", row)
+            work = partial(self._changes.update, row_id=row_id, changes=changes, given=conditions)
+            return db.run(Mode.AUTOCOMMIT, work)
+        return run_on(db, self._changes.update, row_id, changes, conditions, session=False)
 
     @overload
     def delete(
@@ -191,58 +178,8 @@ class Resource(Generic[M, C, U]):
     def delete(self, db: Database | Handle, row_id: int, conditions: Conditional = UNCONDITIONAL) -> Any:
         """Delete a row if the conditions of the request hold; raises as `update` does."""
         if isinstance(db, Database):
-            return db.run(Mode.AUTOCOMMIT, lambda connection: self._remove(connection, row_id, conditions))
-        return run_on(db, self._remove, row_id, conditions, session=False)
-
-    def _remove(self, connection: Connection, row_id: int, given: Conditional) -> None:
-        conditions = _preconditions(given)
-        statement, parameters = self._with_conditions(self._delete, conditions)
-        if connection.execute(statement, {"this_id": row_id, **parameters}).one_or_none() is None:
-            self._explain(connection, row_id, conditions)
-
-    def _with_conditions(self, statement: Any, conditions: Preconditions) -> tuple[Any, dict[str, Any]]:  # noqa: ANN401
-        """Add the conditions to an UPDATE or a DELETE, so that checking and changing are one statement."""
-        match, none_match = conditions.if_match, conditions.if_none_match
-        matches, differs = match is not None and "*" not in match, none_match is not None
-        if not (matches or differs):
-            return statement, {}
-        shape = (statement is self._update, matches, differs)
-        if (made := self._conditional.get(shape)) is None:
-            made = statement
-            if matches:
-                made = made.where(self._columns.version == any_(bindparam("if_match", type_=ARRAY(BigInteger))))
-            if differs:
-                other = ~(self._columns.version == any_(bindparam("if_none_match", type_=ARRAY(BigInteger))))
-                made = made.where(other, ~bindparam("if_none_match_star", type_=Boolean))
-            self._conditional[shape] = made
-        parameters: dict[str, Any] = {"if_match": _versions(match)} if matches else {}
-        if differs:
-            parameters |= {"if_none_match": _versions(none_match), "if_none_match_star": "*" in (none_match or ())}
-        return made, parameters
-
-    def _check(self, connection: Connection, row_id: int, conditions: Preconditions) -> M:
-        """Read a row, and check the conditions."""
-        row = cast("Row[Any] | None", self._get_each(connection, [row_id])[0])
-        if row is None:
-            raise self._not_found(row_id)
-        if not conditions.hold(row.version):
-            raise PreconditionFailed
-        return cast("M", row)
-
-    def _explain(self, connection: Connection, row_id: int, conditions: Preconditions) -> None:
-        """Raise the reason why nothing was changed."""
-        self._check(connection, row_id, conditions)
-        raise PreconditionFailed  # it has another version by now
-
-
-def _preconditions(given: Conditional) -> Preconditions:
-    return given.preconditions if isinstance(given, ConditionalRequest) else given
-
-
-def _versions(tags: frozenset[str] | None) -> list[int]:
-    """Return the tags that can be versions: others match nothing."""
-    numbers = (int(tag) for tag in tags or () if tag.isascii() and tag.isdecimal() and len(tag) < 20)
-    return [number for number in numbers if number <= _MAX_VERSION]
+            return db.run(Mode.AUTOCOMMIT, partial(self._changes.delete, row_id=row_id, given=conditions))
+        return run_on(db, self._changes.delete, row_id, conditions, session=False)
 
 
 def _fields(kind: type[Any]) -> list[str]:

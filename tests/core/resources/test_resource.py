@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, bindparam, text
 
 from app.core.api.conditional_requests import PreconditionFailed, Preconditions
+from app.core.api.pagination import PageQuery
 from app.core.database import Database, transaction
 from app.core.database.idempotency import IdempotencyKeyReused
 from app.core.database.once import Once
@@ -22,7 +23,7 @@ from tests.conftest import SQL, MakeSettings
 pytestmark = pytest.mark.anyio
 
 items = Resource(Item, create=ItemCreate, patch=ItemPatch, not_found=ItemNotFound)
-pages = Pages(Item, ItemQuery)
+pages = Pages(Item)
 LAMP = ItemCreate.model_validate({"name": "Lamp", "price": 19})
 statements: list[str] = []
 
@@ -153,7 +154,7 @@ async def test_a_stream_holds_neither_memory_nor_a_transaction(db: Database, sql
     sql("INSERT INTO items (name, price) SELECT 'n', 1 + n FROM generate_series(1, 200000) AS n")
     seen, held = 0, 0
     opened: Any = ()
-    async for item in pages.stream(db, ItemQuery(sort="-price")):
+    async for item in pages.stream(db, PageQuery(sort="-price")):
         seen += 1
         if seen % 50_000 == 1:
             opened = sql(
@@ -163,3 +164,23 @@ async def test_a_stream_holds_neither_memory_nor_a_transaction(db: Database, sql
             held += opened[0][0]
         last = item
     assert (seen, held, int(last.price)) == (200_000, 0, 2)
+
+
+class ByName(PageQuery):
+    """A query whose filter is a column."""
+
+    name: str | None = None
+
+
+async def test_a_field_of_the_query_is_a_filter(db: Database) -> None:
+    for name in ("Lamp", "Desk", "Lamp"):
+        await items.insert(db, ItemCreate.model_validate({"name": name, "price": 1}))
+    by_name = Pages(Item, ByName)
+
+    assert [item.name for item in (await by_name.read(db, ByName(name="Lamp"))).items] == ["Lamp", "Lamp"]
+    assert len((await by_name.read(db, ByName())).items) == 3
+
+
+def test_a_field_that_would_filter_nothing_is_an_error() -> None:
+    with pytest.raises(TypeError, match="max_price is neither a column nor one of the filters"):
+        Pages(Item, ItemQuery, {"min_price": Item.price >= bindparam("min_price")})

@@ -1,0 +1,34 @@
+"""The bases of a feature's schemas: what clients send, and what they get."""
+
+from typing import Annotated, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, with_config
+from typing_extensions import TypedDict
+
+T = TypeVar("T")
+
+
+class RequestBody(BaseModel):
+    """What a client sends. Unknown members are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+@with_config(ConfigDict(extra="forbid"))
+class MergePatch(TypedDict):
+    """A JSON merge patch (RFC 7396): what is absent stays, null clears what may be null.
+
+    Its subclasses are declared with `total=False`, and name what may change.
+    """
+
+
+class ResponseBody(BaseModel):
+    """What a client gets: made of a row, of which it shows the fields that it names."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+class Batch(RequestBody, Generic[T]):
+    """Many at once, in the order sent: `Batch[OrderCreate]`, and `Batch[Order]` in the answer."""
+
+    items: Annotated[list[T], Field(min_length=1, max_length=1000)]
