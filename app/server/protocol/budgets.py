@@ -4,17 +4,33 @@ A connection that exceeds a budget is not always the one that ends: it is the on
 since an ordinary client sends or reads what it has in a fraction of a second.
 """
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from app.core.config import load_settings
+from app.core.errors import Overloaded
 
-if TYPE_CHECKING:
-    from app.server.protocol.closing import ClosingProtocol
-
-# For the bodies that are received or processed; twice the largest body, if that is more.
+# For the bodies and messages that are received or processed; twice the largest body, if that is more.
 _BODIES = 16 * 1024 * 1024
 # For responses that clients have not read.
 _RESPONSES = 64 * 1024 * 1024
+
+
+class Holder(Protocol):
+    """A connection.
+
+    Attributes
+    ----------
+    body_since
+        When the body or message began that is being received; None if there is none.
+    """
+
+    body_since: float | None
+
+    def close_with_error(self, status: int, code: str, message: str) -> None:
+        """Close it, with this response if that is possible."""
+
+    def abort_response(self, reason: str) -> None:
+        """Close it in the middle of what it sends."""
 
 
 class Budget:
@@ -28,26 +44,42 @@ class Budget:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._held: dict[ClosingProtocol, int] = {}  # in the order in which they began
+        self._held: dict[Holder, int] = {}  # in the order in which they began
         self._total = 0
 
-    def hold(self, connection: "ClosingProtocol", size: int) -> bool:
+    def hold(self, connection: Holder, size: int) -> bool:
         """Count `size` more bytes for a connection; return whether all of them are within the limit."""
-        self._held[connection] = self._held.get(connection, 0) + size
-        self._total += size
+        return self.set(connection, self._held.get(connection, 0) + size)
+
+    def set(self, connection: Holder, size: int) -> bool:
+        """Note that a connection holds `size` bytes; return whether all of them are within the limit."""
+        self._total += size - self._held.get(connection, 0)
+        self._held[connection] = size
         return self._total <= self._limit
 
-    def held(self, connection: "ClosingProtocol") -> int:
+    def held(self, connection: Holder) -> int:
         """Return what a connection holds."""
         return self._held.get(connection, 0)
 
-    def release(self, connection: "ClosingProtocol") -> None:
+    def release(self, connection: Holder) -> None:
         """Forget what a connection held."""
         self._total -= self._held.pop(connection, 0)
 
-    def holders(self) -> "list[ClosingProtocol]":
+    def holders(self) -> list[Holder]:
         """List the connections, the one that began first in front."""
         return list(self._held)
+
+
+def reject_slowest(otherwise: Holder) -> None:
+    """Close the connection whose body has been under way for longest, since all together are too large."""
+    slowest = next((holder for holder in bodies.holders() if holder.body_since is not None), otherwise)
+    bodies.release(slowest)
+    slowest.close_with_error(Overloaded.status, Overloaded.code, Overloaded.default_message)
+
+
+def abort_oldest() -> None:
+    """Abort the response that has been unread for longest, since all together are too large."""
+    responses.holders()[0].abort_response("The responses that clients have not read take too much memory")
 
 
 bodies = Budget(max(_BODIES, 2 * load_settings().max_body_bytes))

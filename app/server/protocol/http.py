@@ -13,7 +13,7 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from app.core.lifecycle import EARLY_RETRY, REJECT, REJECTED, Reject, Rejection
-from app.server.protocol.budgets import bodies, responses
+from app.server.protocol.budgets import abort_oldest, bodies, responses
 from app.server.protocol.head import is_canonical
 from app.server.protocol.input import InputProtocol, PipelineFlow
 from app.server.protocol.responses import JoinedHead, render
@@ -128,7 +128,7 @@ class ServiceProtocol(InputProtocol):
         self.write_paused_since, self.unread = self.loop.time(), self.count_unread()
         super().pause_writing()
         if not responses.hold(self, self.transport.get_write_buffer_size()):
-            responses.holders()[0].abort_response("The responses that clients have not read take too much memory")
+            abort_oldest()
 
     def resume_writing(self) -> None:
         """Note that the client has read its response, or nearly."""

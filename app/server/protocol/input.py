@@ -6,8 +6,7 @@ from typing import cast
 import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
 
-from app.core.errors import Overloaded
-from app.server.protocol.budgets import bodies
+from app.server.protocol.budgets import bodies, reject_slowest
 from app.server.protocol.closing import ClosingProtocol
 from app.server.protocol.head import (
     MAX_FIELDS,
@@ -144,9 +143,7 @@ class InputProtocol(ClosingProtocol):
         super().on_body(body)
         self._body_bytes += len(body)
         if not self.cycle.response_complete and not bodies.hold(self, len(body)):
-            slowest = next((other for other in bodies.holders() if other.body_since is not None), self)
-            bodies.release(slowest)
-            slowest.close_with_error(Overloaded.status, Overloaded.code, Overloaded.default_message)
+            reject_slowest(self)
 
     def on_message_complete(self) -> None:
         """End the time of the body."""

@@ -15,22 +15,37 @@ from websockets.http11 import Request
 from app.core.errors import InvalidInput, ShuttingDown
 from app.core.lifecycle import lifecycle
 from app.server.protocol import timeouts
+from app.server.protocol.budgets import abort_oldest, bodies, reject_slowest, responses
 from app.server.protocol.head import is_canonical
 from app.server.protocol.responses import count_rejected, render_error
 
 # Frames of one message; without a limit empty ones would never reach the message's size limit.
 MAX_FRAMES = 1024
+# Bytes that are parsed at a time: an empty frame has six, and becomes a message of some hundreds.
+_PIECE = 4096
 # Close codes of RFC 6455, section 7.4.1, and of IANA's registry.
-_GOING_AWAY, _TOO_BIG, _SERVICE_RESTART = 1001, 1009, 1012
+_GOING_AWAY, _TOO_BIG, _SERVICE_RESTART, _TRY_AGAIN_LATER = 1001, 1009, 1012, 1013
 
 # Not uvicorn's own logger: at INFO it logs every handshake with its query string, at DEBUG what is in the frames.
 _logger = logging.getLogger(__name__)
 _logger.setLevel(logging.WARNING)
+# A client's mistake, which closes the WebSocket with 1007, is no error of the service.
+_logger.addFilter(lambda record: not str(record.msg).startswith("Invalid UTF-8"))
 
 
 class ServiceWebSocket(WebSocketsSansIOProtocol):
-    """One WebSocket, from its handshake on. Times are those of the event loop's clock, in seconds."""
+    """One WebSocket, from its handshake on. Times are those of the event loop's clock, in seconds.
 
+    Attributes
+    ----------
+    body_since
+        When the message began that is being received, or waits for the app; None if there is none.
+    """
+
+    body_since: float | None = None
+
+    _unparsed = b""  # what comes before the handshake is complete, or while the app has messages to take
+    _queued = 0  # bytes of those messages
     _write_paused_since: float | None = None
     _closing_since: float | None = None
     _ended = False  # by `end_stream`
@@ -45,9 +60,57 @@ class ServiceWebSocket(WebSocketsSansIOProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse input; a head that is not a valid handshake is rejected."""
+        if self.handshake_initiated:
+            self._unparsed += data
+            self._parse()
+            return
         super().data_received(data)
         if not self.handshake_initiated and not self.transport.is_closing():
             self._reject(431, "INVALID_INPUT", "A header field of a WebSocket handshake is too large")
+
+    @property
+    def _waits(self) -> bool:
+        """Whether nothing is parsed: uvicorn would answer frames before it has answered the handshake."""
+        return self.read_paused or not self.handshake_complete or not self.writable.is_set()
+
+    def _parse(self) -> None:
+        """Parse input in pieces, so that few messages can be queued at once, and read on if all of it is parsed."""
+        while self._unparsed and not (self._waits or self.transport.is_closing()):
+            piece, self._unparsed = self._unparsed[:_PIECE], self._unparsed[_PIECE:]
+            super().data_received(piece)
+            self._count()
+        if self.transport.is_closing():
+            return
+        if self._unparsed or self._waits:
+            self.transport.pause_reading()
+        else:
+            self.transport.resume_reading()
+
+    def _count(self) -> None:
+        """Count what is received and not yet taken by the app."""
+        size = len(self.conn.reader.buffer) + sum(map(len, self.frames)) + self._queued
+        if size == 0:
+            self._release()
+            return
+        self.body_since = self.body_since or self.loop.time()
+        if not bodies.set(self, size):
+            reject_slowest(self)
+
+    def _release(self) -> None:
+        self.body_since, self._queued = None, 0
+        bodies.release(self)
+
+    def close_with_error(self, status: int, code: str, message: str) -> None:  # noqa: ARG002 - as HTTP's
+        """Close the WebSocket: its messages take memory that others need."""
+        if not self.transport.is_closing():
+            self.conn.fail(_TRY_AGAIN_LATER, message)
+            self.handle_parser_exception()
+
+    def abort_response(self, reason: str) -> None:
+        """Close the WebSocket, whose client does not read."""
+        _logger.warning("%s", reason, extra={"client": self.client[0] if self.client else None})
+        responses.release(self)
+        self.transport.abort()
 
     def handle_connect(self, event: Request) -> None:
         """Start the app, if the handshake is valid."""
@@ -81,6 +144,9 @@ class ServiceWebSocket(WebSocketsSansIOProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the app, and cancel it if it does not end in time."""
         super().connection_lost(exc)
+        self._unparsed = b""
+        self._release()
+        responses.release(self)
         if self._task is not None and not self._task.done():
             self.loop.call_later(timeouts.DISCONNECT_SECONDS, self._task.cancel)
 
@@ -92,30 +158,35 @@ class ServiceWebSocket(WebSocketsSansIOProtocol):
         else:
             super().handle_cont(event)
 
+    def send_receive_event_to_app(self) -> None:
+        """Queue a message."""
+        if not self.close_sent:  # else it is discarded
+            self._queued += sum(map(len, self.frames))
+        super().send_receive_event_to_app()
+
     def pause_writing(self) -> None:
         """Read no more while the client does not read: it could send pings for ever, and each is answered."""
         self._write_paused_since = self.loop.time()
         super().pause_writing()
         self.transport.pause_reading()
+        if not responses.hold(self, self.transport.get_write_buffer_size()):
+            abort_oldest()
 
     def resume_writing(self) -> None:
         """Read again, unless the app has messages to take first."""
         self._write_paused_since = None
+        responses.release(self)
         super().resume_writing()
-        if not self.read_paused or self.queue.empty():
-            self._resume_reading()
+        self._parse()
 
     async def receive(self) -> ASGIReceiveEvent:
         """Return the next message, and read again once there is none left."""
         message = await self.queue.get()
-        if self.read_paused and self.queue.empty() and self.writable.is_set():
-            self._resume_reading()
+        if self.read_paused and self.queue.empty():
+            self._release()
+            self.read_paused = False
+            self._parse()
         return message
-
-    def _resume_reading(self) -> None:
-        self.read_paused = False
-        if not self.transport.is_closing():
-            self.transport.resume_reading()
 
     async def send(self, message: ASGISendEvent) -> None:
         """Send a message; raise as if the client had gone if the server has closed the WebSocket."""
@@ -125,6 +196,8 @@ class ServiceWebSocket(WebSocketsSansIOProtocol):
         await super().send(message)
         if message["type"] == "websocket.http.response.body" and self.close_sent:
             self.handshake_complete = True  # with this response; uvicorn would log that it is missing
+        if self._unparsed:  # the handshake is complete, or the client's half of the closing one is awaited
+            self._parse()
 
     def check_timeouts(self, now: float) -> None:
         """Abort a connection whose client does not read; those that do not answer pings are uvicorn's to close."""
@@ -155,7 +228,8 @@ class ServiceWebSocket(WebSocketsSansIOProtocol):
         self.conn.send_close(code)
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.close_sent = True
-        self._resume_reading()
+        self.read_paused = False
+        self._parse()
         self.close_timer = self.loop.call_later(self.close_timeout, self.transport.close)
 
     def terminate(self) -> None:

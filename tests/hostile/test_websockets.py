@@ -1,0 +1,75 @@
+"""WebSockets that send before they may, or more than the application takes."""
+
+import contextlib
+import struct
+from collections.abc import Iterator
+
+import pytest
+from websockets.sync.client import connect
+
+from tests.hostile.ordinary import memory_of
+from tests.server.conftest import launch
+from tests.server.test_websocket import APP, HANDSHAKE, close_code, frame
+from tests.support.http import Connection
+from tests.support.service import Service
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    running = launch(tmp_path_factory.mktemp("service"), app=APP).wait_until_alive()
+    yield running
+    assert running.stop() == 0
+    assert [line for line in running.lines() if line["level"] in {"ERROR", "CRITICAL"}] == []
+
+
+def opened(service: Service, path: bytes = b"/ws") -> Connection:
+    """Open a WebSocket that is only bytes."""
+    connection = service.connect()
+    connection.send(HANDSHAKE % path + b"\r\n")
+    assert connection.head().status == 101
+    return connection
+
+
+def long_frame(opcode: int, length: int) -> bytes:
+    """Make the head of a frame that is not the last one."""
+    return bytes([opcode, 0xFF]) + struct.pack("!Q", length) + bytes(4)
+
+
+@pytest.mark.parametrize("early", [b"GET / HTTP/1.1\r\n\r\n", frame(9, b"ping") + frame(1, b"\xff")])
+def test_what_comes_before_the_answer_to_the_handshake_waits_for_it(service: Service, early: bytes) -> None:
+    connection = service.connect()
+    connection.send(HANDSHAKE % b"/ws" + b"\r\n" + early)
+
+    assert connection.head().status == 101
+    if early.startswith(b"\x89"):
+        assert connection.read(6) == b"\x8a\x04ping"
+    assert close_code(connection) in {1002, 1007}
+
+
+def test_messages_that_the_application_does_not_take_are_not_parsed(service: Service) -> None:
+    [worker] = service.wait_for_workers(1)
+    before = memory_of(worker)
+    for _ in range(30):
+        connection = opened(service, b"/ws/deaf")
+        connection.socket.settimeout(0.2)
+        with contextlib.suppress(TimeoutError):
+            while True:
+                connection.send(frame(1) * 40_000)
+    assert service.get("/health/live").status == 200
+    assert memory_of(worker) - before < 40
+
+
+def test_unfinished_messages_are_limited_together(service: Service) -> None:
+    [worker] = service.wait_for_workers(1)
+    before = memory_of(worker)
+    attackers = [opened(service) for _ in range(80)]
+    for attacker in attackers:
+        with contextlib.suppress(OSError):
+            attacker.send(long_frame(1, MIB - 10) + bytes(MIB - 100))
+    with connect(f"ws://127.0.0.1:{service.port}/ws", compression=None) as client:
+        client.send("ordinary")
+        assert client.recv(timeout=10) == "ordinary"
+    assert close_code(attackers[0]) == 1013
+    assert memory_of(worker) - before < 64
