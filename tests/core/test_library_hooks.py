@@ -16,8 +16,8 @@ from starlette.testclient import TestClient
 
 from app.core.api import router
 from app.core.api.input import arguments, parameters
+from app.core.application import Application
 from app.core.database.engine.dialect import LoopDialect
-from app.core.middleware.application import Application
 from app.core.middleware.hosts import HostMiddleware
 from tests.conftest import MakeClient, StartService
 

@@ -1,6 +1,6 @@
 """Traces by OpenTelemetry: requests, statements, calls to other services. See docs/adr/0011-*.
 
-`app.main` imports this module only if `OTEL_EXPORTER_OTLP_ENDPOINT` is set, so that it costs nothing otherwise.
+`app.core.application` imports this module only if `OTEL_EXPORTER_OTLP_ENDPOINT` is set: otherwise it costs nothing.
 """
 
 import asyncio

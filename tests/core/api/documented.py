@@ -23,6 +23,8 @@ from fastapi import (
 from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 
 from app.main import create_app
 
@@ -38,6 +40,10 @@ class User(BaseModel):
 
 class UnicornError(Exception):
     """An error of the application's own."""
+
+
+class MermaidError(Exception):
+    """Another one."""
 
 
 class CommonParams:
@@ -126,6 +132,25 @@ async def read_unicorn() -> None:
     raise UnicornError
 
 
+@router.get("/broken/mermaid")
+async def read_mermaid() -> None:
+    """Raise an error whose handler was given to the application."""
+    raise MermaidError
+
+
+@router.get("/large/text")
+async def read_large() -> list[str]:
+    """Return what is worth compressing."""
+    return ["a" * 5000]
+
+
+@router.get("/lifespan/state")
+async def read_state(request: Request) -> str:
+    """Read what the application's lifespan yielded."""
+    client: str = request.state.client
+    return client
+
+
 @router.get("/broken/unexpected")
 async def read_unexpected() -> None:
     """Raise an error that has none but the last."""
@@ -160,9 +185,30 @@ async def read_sub(name: str) -> dict[str, str]:
     return {"message": name}
 
 
+@asynccontextmanager
+async def app_lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+    """Own something of the application; handlers find it in `request.state`."""
+    assert app.state.database
+    yield {"client": "shared"}
+    written.append("app closed")
+
+
+async def mermaid_handler(_: Request, __: Exception) -> JSONResponse:
+    """Answer an error that was declared where the application is made."""
+    return JSONResponse(status_code=418, content={"message": "Splash!"})
+
+
 def make_app(**options: Any) -> FastAPI:
     """Compose the application."""
-    app = create_app(dependencies=[Depends(get_query_token)], **options)
+    app = create_app(
+        title="Documented",
+        description="From the tutorial",
+        dependencies=[Depends(get_query_token)],
+        lifespan=app_lifespan,
+        exception_handlers={MermaidError: mermaid_handler},
+        middleware=[Middleware(GZipMiddleware, minimum_size=1000)],
+        **options,
+    )
 
     @app.middleware("http")
     async def add_process_header(request: Request, call_next: Any) -> Any:

@@ -84,6 +84,10 @@ def _bodies(client: Client) -> None:
 
 def _responses(client: Client) -> None:
     assert _get(client, "/users/lifespan/model").json() == "loaded"
+    assert _get(client, "/users/lifespan/state").json() == "shared"
+    assert client.get("/openapi.json").json()["info"]["title"] == "Documented"
+    large = _get(client, "/users/large/text")
+    assert (large.headers.get("content-encoding"), large.json()) == ("gzip", ["a" * 5000])
     assert _get(client, "/users/returned/model").json() == {"username": "a", "score": 0.5}
     head = client.head("/users/only/head", headers=TOKEN)
     assert (head.status_code, head.headers["x-head"]) == (200, "1")
@@ -95,7 +99,9 @@ def _errors(client: Client) -> None:
     assert (unicorn.status_code, unicorn.json()) == (418, {"message": "Oops!"})
     unexpected = _get(client, "/users/broken/unexpected")
     assert (unexpected.status_code, unexpected.text) == (500, "RuntimeError")
-    for answer in (unicorn, unexpected):
+    mermaid = _get(client, "/users/broken/mermaid")
+    assert (mermaid.status_code, mermaid.json()) == (418, {"message": "Splash!"})
+    for answer in (unicorn, mermaid, unexpected):
         assert answer.headers["x-trace-id"]
 
 
