@@ -57,7 +57,7 @@ def appearing(browser: webdriver.Chrome, selector: str, text: str = "") -> WebEl
     """Wait for an element, and for a text in it."""
     wait = WebDriverWait(browser, 20)
     present = expected_conditions.text_to_be_present_in_element((By.CSS_SELECTOR, selector), text)
-    wait.until(present, f"no {text!r} in {selector} of {browser.find_element(By.TAG_NAME, 'body').text}")
+    wait.until(present, f"no {text!r} in {selector}")
     return browser.find_element(By.CSS_SELECTOR, selector)
 
 

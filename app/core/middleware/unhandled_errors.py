@@ -42,11 +42,11 @@ class UnhandledErrorMiddleware:
         except WebSocketDisconnect:
             pass  # the client has gone, and the handler has nothing to do about it
         except Exception as error:
+            if scope["type"] == "lifespan" or (sent is not None and sent not in _ACCEPTED):
+                raise  # too late for another response: the server logs the error and closes the connection
             _log.exception("unhandled error")
-            if sent in _ACCEPTED:
+            if sent is not None:
                 await send({"type": "websocket.close", "code": _INTERNAL_ERROR})
-            elif sent is not None or scope["type"] == "lifespan":
-                raise  # too late for another response: the server closes the connection
             else:
                 response = await _response_of(scope, receive, error)
                 await response(scope, receive, send)
