@@ -144,7 +144,7 @@ class MakeClient(Protocol):
 class StartService(Protocol):
     """Starts a service with these environment variables."""
 
-    def __call__(self, **variables: str) -> Service:
+    def __call__(self, *, app: str = "app.main:app", **variables: str) -> Service:
         """Start it; it ends with the test."""
         ...
 
@@ -292,16 +292,17 @@ def start_service(database_url: str, tmp_path: Path) -> Iterator[StartService]:
     """Run services with special settings, on the test's database unless told otherwise."""
     with contextlib.ExitStack() as stack:
 
-        def start(**variables: str) -> Service:
-            return stack.enter_context(running_service(tmp_path, **{"DATABASE_URL": database_url, **variables}))
+        def start(*, app: str = "app.main:app", **variables: str) -> Service:
+            variables = {"DATABASE_URL": database_url, **variables}
+            return stack.enter_context(running_service(tmp_path, app=app, **variables))
 
         yield start
 
 
 @contextlib.contextmanager
-def running_service(folder: Path, **variables: str) -> Iterator[Service]:
+def running_service(folder: Path, *, app: str = "app.main:app", **variables: str) -> Iterator[Service]:
     defaults = {"HOST": "127.0.0.1", "WEB_CONCURRENCY": "2", "DRAIN_SECONDS": "0", "SHUTDOWN_TIMEOUT": "5"}
-    service = Service(folder, {**defaults, **variables})
+    service = Service(folder, {**defaults, **variables}, app=app)
     try:
         service.wait_until_alive()
         yield service

@@ -34,7 +34,7 @@ def _load(service: Service, ended: threading.Event) -> None:
                 return
             client.post("/items", json={"name": "Lamp", "price": 1})
             client.post("/items", json={"name": "Lamp", "price": 1}, headers={"Idempotency-Key": f"key-{n // 2}"})
-            for path in ("/items/1", "/items", "/items/999999", "/nowhere", "/items/1/stock"):
+            for path in ("/items/1", "/items", "/items/999999", "/nowhere", "/items/1/stock", "/events/sync?count=1"):
                 client.get(path)
             time.sleep(0.02)
 
@@ -50,7 +50,12 @@ def _holds_data(prometheus: Prometheus, expression: str) -> bool:
 def test_every_query_of_the_dashboard_gives_data(start_service: StartService, proxy: Proxy, tmp_path: Path) -> None:
     with stub_service() as stub:
         stub.answer(*[answer for _ in range(20) for answer in (json_reply({"quantity": 3}), reply(500))])
-        service = start_service(DATABASE_URL=proxy.url, INVENTORY_URL=stub.url, DB_SLOW_STATEMENT="0.001")
+        service = start_service(
+            app="tests.server.stream_app:app",
+            DATABASE_URL=proxy.url,
+            INVENTORY_URL=stub.url,
+            DB_SLOW_STATEMENT="0.001",
+        )
         ended = threading.Event()
         loads = [threading.Thread(target=_load, args=(service, ended)) for _ in range(4)]
         with scraping(tmp_path / "prometheus", service.url) as prometheus:
