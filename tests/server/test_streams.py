@@ -91,11 +91,14 @@ def test_head_of_an_endless_stream_ends(service: Service) -> None:
     assert [line["status"] for line in access_lines(service, "head-only")] == [200]
 
 
-def test_a_mounted_application_is_served(service: Service) -> None:
+def test_a_mounted_application_is_served_and_counted_by_template(service: Service) -> None:
     status, headers, body = service.get("/mounted/things/3")
     assert (status, json.loads(body)) == (200, {"thing_id": 3})
     assert len(headers["x-trace-id"]) == 32
-    assert service.get("/mounted/nothing").status == 404
+    for path in ("nothing", "nothing/else"):
+        assert service.get(f"/mounted/{path}").status == 404
+    assert sample(service, 'http_requests_total{method="GET",path="/mounted/things/{thing_id}",status="200"}') == 1
+    assert sample(service, 'http_requests_total{method="GET",path="/mounted/{path}",status="404"}') == 2
 
 
 def test_many_streams_leave_room_for_ordinary_requests(start: Start) -> None:
