@@ -7,59 +7,89 @@ tests/server/test_hooks.py does this for gunicorn and uvicorn.
 import sys
 import tomllib
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi import routing
+from fastapi import WebSocket, routing
+from prometheus_client import multiprocess, values
+from sqlalchemy import Connection, text
 from starlette.testclient import TestClient
 
 from app.core.api import router
 from app.core.api.input import arguments, parameters
 from app.core.application import Application
+from app.core.database.database import Mode
 from app.core.database.engine.dialect import LoopDialect
 from app.core.middleware.hosts import HostMiddleware
-from tests.conftest import MakeClient, StartService
+from app.core.observability.metric_files import AllocatedDict
+from app.core.observability.metrics_endpoint import WorkersCollector
+from tests.conftest import MakeClient
+from tests.support.overrides import overridden
+from tests.support.routes import serve
 
-OVERRIDDEN: dict[str, tuple[Any, str, str]] = {
-    "the middleware stack": (Application, "build_middleware_stack", "starlette.applications"),
-    "the handler of a route": (router.APIRoute, "get_route_handler", "fastapi.routing"),
-    "the check of Host": (HostMiddleware, "__call__", "fastapi._body_limit"),
-    "the pool of the dialect": (LoopDialect, "get_pool_class", "sqlalchemy.engine.default"),
-    "the first connection": (LoopDialect, "initialize", "sqlalchemy.engine.create"),
-    "execution": (LoopDialect, "do_execute", "sqlalchemy.engine.base"),
+CLASSES = (Application, router.APIRoute, router.APIRouter, HostMiddleware, LoopDialect, AllocatedDict)
+CALLED_BY = {
+    "Application.build_middleware_stack": "starlette.applications",
+    "APIRoute.get_route_handler": "fastapi.routing",
+    "APIRouter.add_api_route": "fastapi.routing",
+    "APIRouter.add_api_websocket_route": "fastapi.routing",
+    "HostMiddleware.__call__": "fastapi._body_limit",
+    "LoopDialect.get_pool_class": "sqlalchemy.engine.default",
+    "LoopDialect.initialize": "sqlalchemy.engine.create",
+    "LoopDialect.do_execute": "sqlalchemy.engine.base",
+    "LoopDialect.do_execute_no_params": "sqlalchemy.engine.base",
+    "LoopDialect.do_executemany": "sqlalchemy.engine.base",
+    "AllocatedDict._init_value": "prometheus_client.mmap_dict",
 }
 
 
 @pytest.fixture
 def callers(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
     """Note the modules that call each override."""
-    seen: dict[str, set[str]] = {name: set() for name in OVERRIDDEN}
+    seen: dict[str, set[str]] = {}
 
     def noting(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         def noted(*args: Any, **kwargs: Any) -> Any:
-            module = sys._getframe(1).f_globals["__name__"]
-            seen[name].add(module)
+            seen.setdefault(name, set()).add(sys._getframe(1).f_globals["__name__"])
             return method(*args, **kwargs)
 
         return noted
 
-    for name, (owner, attribute, _) in OVERRIDDEN.items():
-        declared = vars(owner)[attribute]
-        if isinstance(declared, classmethod):
-            monkeypatch.setattr(owner, attribute, classmethod(noting(name, declared.__func__)))
-        else:
-            monkeypatch.setattr(owner, attribute, noting(name, declared))
+    for owner in CLASSES:
+        for attribute in overridden(owner):
+            name, declared = f"{owner.__name__}.{attribute}", vars(owner)[attribute]
+            method = getattr(declared, "__func__", declared)
+            note = noting(name, method)
+            monkeypatch.setattr(owner, attribute, classmethod(note) if isinstance(declared, classmethod) else note)
     return seen
 
 
-def test_each_override_is_called_by_its_library(callers: dict[str, set[str]], make_client: MakeClient) -> None:
+def test_every_override_is_in_the_table() -> None:
+    assert {f"{owner.__name__}.{name}" for owner in CLASSES for name in overridden(owner)} == CALLED_BY.keys()
+
+
+def test_each_override_is_called_by_its_library(
+    callers: dict[str, set[str]], make_client: MakeClient, tmp_path: Path
+) -> None:
     client = make_client(trusted_hosts=("testserver",))
     item = client.post("/items", json={"name": "Lamp", "price": 1}).json()
     assert client.get(f"/items/{item['id']}").status_code == 200
-    assert client.get("/items").status_code == 200
-    missing = {name: callers[name] for name, (_, _, module) in OVERRIDDEN.items() if module not in callers[name]}
+    _things()
+    serve(client, "/statements", _execute_in_each_way, Mode.TRANSACTION)
+    assert client.get("/statements").status_code == 200
+    with closing(AllocatedDict(str(tmp_path / "counter_0.db"))) as file:
+        file.read_value("key")  # type: ignore[no-untyped-call]
+
+    missing = {name: callers.get(name) for name, module in CALLED_BY.items() if module not in callers.get(name, ())}
     assert missing == {}
+
+
+def _execute_in_each_way(connection: Connection) -> None:
+    connection.execute(text("SELECT 1"))
+    connection.exec_driver_sql("SELECT 1", execution_options={"no_parameters": True})
+    connection.execute(text("DELETE FROM items WHERE id = :id"), [{"id": 1}, {"id": 2}])
 
 
 def test_the_effective_route_is_in_the_context_variable(
@@ -89,6 +119,10 @@ def _things() -> router.APIRouter:
     @things.get("/things/{thing_id}")
     async def get(thing_id: int) -> int:
         return thing_id
+
+    @things.websocket("/things")
+    async def follow(socket: WebSocket) -> None:
+        await socket.close()
 
     return things
 
@@ -145,15 +179,37 @@ def _others() -> router.APIRouter:
     return others
 
 
-def test_the_metrics_of_all_workers_are_merged_by_the_library(start_service: StartService) -> None:
-    """`MultiProcessCollector.merge`, which `WorkersCollector` calls, is not documented."""
-    text = start_service().client.get("/metrics").text
-    assert "http_requests_total" in text
-    assert "# TYPE http_request_duration_seconds histogram" in text
+def test_the_files_of_all_workers_are_merged_by_the_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`values.MmapedDict`, which we replace, and `MultiProcessCollector.merge` are not documented."""
+    made: list[str] = []
+    merged: list[str] = []
+    merge: Callable[..., Any] = multiprocess.MultiProcessCollector.merge
+
+    class Noted(AllocatedDict):
+        def __init__(self, filename: str) -> None:
+            made.append(filename)
+            super().__init__(filename)
+
+    def note_merge(files: list[str]) -> Any:
+        merged.extend(files)
+        return merge(files)
+
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    monkeypatch.setattr(values, "MmapedDict", Noted)
+    monkeypatch.setattr(multiprocess.MultiProcessCollector, "merge", note_merge)
+    for worker in ("0", "1"):
+        value = values.MultiProcessValue(process_identifier=lambda worker=worker: worker)  # type: ignore[no-untyped-call]
+        value("counter", "lamps", "lamps_total", (), (), "Lamps.").inc(2)
+
+    [metric] = WorkersCollector(str(tmp_path)).collect()
+
+    assert sorted(made) == sorted(merged) == [str(tmp_path / f"counter_{worker}.db") for worker in ("0", "1")]
+    assert [sample.value for sample in metric.samples] == [4]
 
 
 def test_packages_with_private_parts_in_use_have_an_upper_limit() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     limited = {line.split(">")[0].split("[")[0] for line in project["dependencies"] if ",<" in line}
     private = {"fastapi", "starlette", "uvicorn", "uvicorn-worker", "gunicorn", "sqlalchemy", "prometheus-client"}
+    private |= {"httptools", "websockets", "pyjwt", "psycopg2-binary", "pydantic"}
     assert private <= limited

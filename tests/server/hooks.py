@@ -17,6 +17,7 @@ from app.server.protocol.responses import JoinedHead
 from app.server.protocol.websocket import ServiceWebSocket
 from app.server.server import ServiceServer
 from app.server.worker import ServiceWorker
+from tests.support.overrides import overridden
 
 CLASSES = (ServiceWorker, ServiceServer, ServiceProtocol, InputProtocol, ServiceWebSocket, JoinedHead)
 # `pre_exec` runs in a process that logs nothing any more; a test with SIGUSR2 shows its effect (test_replacement.py).
@@ -24,13 +25,6 @@ GUNICORN_HOOKS = ("when_ready", "pre_fork", "post_fork", "child_exit")
 
 _log = logging.getLogger("hooks")
 _seen: set[str] = set()
-
-
-def overridden(owner: type) -> list[str]:
-    """List the methods of a class that its libraries know: those that a base class has, too."""
-    bases = [base for base in owner.__mro__[1:] if base is not object]
-    names = [name for name, value in vars(owner).items() if callable(value) and name != "__init__"]
-    return sorted(name for name in names if any(hasattr(base, name) for base in bases))
 
 
 def hooks_of(owner: type) -> list[str]:
