@@ -1,7 +1,7 @@
 """The application class: FastAPI's, with what every service has around its routes."""
 
 import logging.config
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -42,8 +42,6 @@ Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
 # Requests in flight per worker beyond which it rejects (docs/reliability.md): a fraction of a second's work.
 _IN_FLIGHT, _IN_FLIGHT_A_CONNECTION = 256, 32
-# Paths that need no token where authentication is on.
-_PUBLIC = PROBE_PATHS | swagger_ui.PATHS
 _EXPOSED = ["ETag", "Idempotent-Replayed", "Link", "Location", "Retry-After", "X-Trace-ID"]
 
 
@@ -56,6 +54,8 @@ class Application(FastAPI):
         Those of the environment.
     lifespan, middleware, exception_handlers, dependencies
         As FastAPI documents them; they are added to the platform's own, and run inside of them.
+    public
+        Paths that need no token where authentication is on, beside probes, metrics and documentation.
     options
         Further arguments of `FastAPI`.
     """
@@ -68,11 +68,13 @@ class Application(FastAPI):
         middleware: Sequence[Middleware] = (),
         exception_handlers: Mapping[Any, Any] | None = None,
         dependencies: Sequence[Depends] = (),
+        public: Collection[str] = (),
         **options: Any,  # noqa: ANN401 - FastAPI's own
     ) -> None:
         logging.config.dictConfig(log_config(settings))
         self._routes = RouteTable()
         self._settings = settings
+        public = PROBE_PATHS | swagger_ui.PATHS | set(public)
         telemetry = _telemetry(settings)
         defaults: dict[str, Any] = {
             "title": settings.service_name,
@@ -85,7 +87,7 @@ class Application(FastAPI):
         }
         super().__init__(
             lifespan=_around(lifespan),
-            middleware=[*_middleware(settings, self._routes), *middleware],
+            middleware=[*_middleware(settings, self._routes, public), *middleware],
             exception_handlers={
                 HTTPException: handle_http_error,
                 RequestValidationError: handle_validation_error,
@@ -99,7 +101,7 @@ class Application(FastAPI):
         self.state.settings = settings
         self.state.telemetry = telemetry
         self.state.verifier = NotStarted() if settings.auth_issuer else None
-        self.state.public = _PUBLIC
+        self.state.public = public
         self.state.routes = self._routes
         self._routes.attach(self)
 
@@ -165,12 +167,12 @@ def _telemetry(settings: Settings) -> "Telemetry | None":
     return Telemetry(settings)
 
 
-def _middleware(settings: Settings, routes: RouteTable) -> list[Middleware]:
+def _middleware(settings: Settings, routes: RouteTable, public: Collection[str]) -> list[Middleware]:
     """List the middleware inside of `RequestMiddleware`, outermost first."""
     in_flight = max(_IN_FLIGHT, _IN_FLIGHT_A_CONNECTION * settings.db_pool_size)
     stack = []
     if settings.auth_issuer is not None:
-        stack.append(Middleware(UnguardedRoutesMiddleware, public=_PUBLIC))
+        stack.append(Middleware(UnguardedRoutesMiddleware, public=public))
     if settings.ops_port is not None:
         stack.append(Middleware(OperationsPortMiddleware, port=settings.ops_port))
     if settings.trusted_hosts:

@@ -3,6 +3,8 @@
 Where authentication is on, the application requires a token of every other route (`FastAPI(dependencies=)`), and
 does not start with one of these that is neither `TokenRequired` nor public:
 
+    app = create_app(public=["/static"])
+    app.mount("/static", StaticFiles(directory="static"))
     app.mount("/reports", TokenRequired(reports, "reports:read"))
 """
 
@@ -49,7 +51,8 @@ class UnguardedRoutesMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
         if scope["type"] == "lifespan" and (names := sorted(unguarded(scope["app"], self.public))):
-            problem = f"authentication is on, but nothing asks for a token at {', '.join(names)}: use TokenRequired"
+            remedy = "use TokenRequired, or public="
+            problem = f"authentication is on, but nothing asks for a token at {', '.join(names)}: {remedy}"
             await receive()
             await send({"type": "lifespan.startup.failed", "message": problem})
             raise RuntimeError(problem)

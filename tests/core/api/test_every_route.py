@@ -52,11 +52,11 @@ async def asgi(scope: Any, receive: Any, send: Any) -> None:
 
 
 @pytest.fixture
-def make_app(make_settings: MakeSettings, tmp_path: Path) -> Callable[[], FastAPI]:
+def make_app(make_settings: MakeSettings, tmp_path: Path) -> Callable[..., FastAPI]:
     keys = tmp_path / "keys.json"
     keys.write_text(json.dumps({"keys": [SIGNER.jwk]}))
     settings = make_settings(auth_issuer=ISSUER, auth_audience=AUDIENCE, auth_jwks_file=keys)
-    return lambda: create_app(settings)
+    return lambda **options: create_app(settings, **options)
 
 
 def documented(app: FastAPI) -> None:
@@ -76,7 +76,7 @@ def documented(app: FastAPI) -> None:
 @pytest.mark.parametrize(
     "path", ["/app", "/outer/fastapi/async", "/outer/fastapi/def", "/outer/app/async", "/outer/app/def"]
 )
-def test_a_route_of_fastapi_needs_a_token(make_app: Callable[[], FastAPI], path: str) -> None:
+def test_a_route_of_fastapi_needs_a_token(make_app: Callable[..., FastAPI], path: str) -> None:
     app = make_app()
     documented(app)
     with TestClient(app) as client:
@@ -87,7 +87,7 @@ def test_a_route_of_fastapi_needs_a_token(make_app: Callable[[], FastAPI], path:
 
 
 @pytest.mark.parametrize("path", ["/app/ws", "/outer/fastapi/ws", "/outer/app/ws"])
-def test_a_websocket_of_fastapi_needs_a_token(make_app: Callable[[], FastAPI], path: str) -> None:
+def test_a_websocket_of_fastapi_needs_a_token(make_app: Callable[..., FastAPI], path: str) -> None:
     app = make_app()
     documented(app)
     with TestClient(app) as client:
@@ -98,7 +98,7 @@ def test_a_websocket_of_fastapi_needs_a_token(make_app: Callable[[], FastAPI], p
             assert socket.receive_text() == "hello"
 
 
-def test_a_frontend_needs_a_token(make_app: Callable[[], FastAPI], tmp_path: Path) -> None:
+def test_a_frontend_needs_a_token(make_app: Callable[..., FastAPI], tmp_path: Path) -> None:
     (tmp_path / "index.html").write_text("hello")
     app = make_app()
     app.frontend("/pages", directory=tmp_path)
@@ -107,7 +107,7 @@ def test_a_frontend_needs_a_token(make_app: Callable[[], FastAPI], tmp_path: Pat
         assert client.get("/pages/index.html", headers=bearer()).text == "hello"
 
 
-def test_public_routes_need_none_and_say_so(make_app: Callable[[], FastAPI]) -> None:
+def test_public_routes_need_none_and_say_so(make_app: Callable[..., FastAPI]) -> None:
     with TestClient(make_app()) as client:
         assert {path: client.get(path).status_code for path in PUBLIC} == dict.fromkeys(PUBLIC, 200)
         assert [client.get("/nowhere").status_code, client.put("/items").status_code] == [404, 405]
@@ -116,7 +116,17 @@ def test_public_routes_need_none_and_say_so(make_app: Callable[[], FastAPI]) -> 
         assert "401" not in operation["responses"]
 
 
-def test_the_scopes_of_a_route_are_in_its_challenge(make_app: Callable[[], FastAPI]) -> None:
+def test_an_adopter_s_routes_may_be_public(make_app: Callable[..., FastAPI]) -> None:
+    app = make_app(public=["/app", "/mounted"])
+    documented(app)
+    app.mount("/mounted", asgi)
+    with TestClient(app) as client:
+        assert client.get("/app").json() == {"caller": None}
+        assert client.get("/mounted/x").text == "None"
+        assert client.get("/outer/app/async").status_code == 401
+
+
+def test_the_scopes_of_a_route_are_in_its_challenge(make_app: Callable[..., FastAPI]) -> None:
     with TestClient(make_app()) as client:
         assert 'scope="items:read"' in client.get("/items").headers["WWW-Authenticate"]
         operation = client.get("/openapi.json").json()["paths"]["/items"]["get"]
@@ -134,7 +144,7 @@ def test_the_scopes_of_a_route_are_in_its_challenge(make_app: Callable[[], FastA
     ],
 )
 def test_it_does_not_start_with_a_route_that_dependencies_do_not_reach(
-    make_app: Callable[[], FastAPI], name: str, add: Callable[[FastAPI, Any], None]
+    make_app: Callable[..., FastAPI], name: str, add: Callable[[FastAPI, Any], None]
 ) -> None:
     app, guarded = make_app(), make_app()
     add(app, lambda inner: inner)
@@ -152,7 +162,7 @@ def router_with_mount(guard: Any) -> fastapi.APIRouter:
     return router
 
 
-def test_a_mounted_application_knows_its_caller_and_may_require_scopes(make_app: Callable[[], FastAPI]) -> None:
+def test_a_mounted_application_knows_its_caller_and_may_require_scopes(make_app: Callable[..., FastAPI]) -> None:
     inner = FastAPI()
 
     @inner.get("/who")
