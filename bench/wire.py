@@ -26,20 +26,40 @@ class Wire:
         self._there = urlsplit(url)
         self.round_trips = 0
         self.url = ""
+        self._relays: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         """Listen."""
-        server = await asyncio.start_server(self._relay, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        port = self._server.sockets[0].getsockname()[1]
         account = self._there.netloc.rpartition("@")[0]
         self.url = urlunsplit(self._there._replace(netloc=f"{account}@127.0.0.1:{port}"))
 
+    async def close(self) -> None:
+        """Close the listener and every connection."""
+        self._server.close()
+        for relay in self._relays:
+            relay.cancel()
+        await asyncio.gather(*self._relays, return_exceptions=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        relay = asyncio.get_running_loop().create_task(self._relay(reader, writer))
+        self._relays.add(relay)
+        relay.add_done_callback(self._relays.discard)
+
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there = await asyncio.open_connection(self._there.hostname, self._there.port)
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+        try:
             async with asyncio.TaskGroup() as both:
                 both.create_task(self._pass(reader, there[1]))
                 both.create_task(self._count(there[0], writer))
+        except* (ConnectionError, asyncio.IncompleteReadError):
+            pass  # one of the two has closed it
+        finally:
+            for end in (writer, there[1]):
+                end.close()
+                with contextlib.suppress(ConnectionError):
+                    await end.wait_closed()
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while chunk := await reader.read(65536):
@@ -70,6 +90,10 @@ def counted(url: str) -> Iterator[Wire]:
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     asyncio.run_coroutine_threadsafe(wire.open(), loop).result(10)
-    yield wire
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(10)
+    try:
+        yield wire
+    finally:
+        asyncio.run_coroutine_threadsafe(wire.close(), loop).result(10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        loop.close()

@@ -1,14 +1,11 @@
 """Exactly once, no lost update, whole walks: many clients at the same time, while workers die."""
 
 import asyncio
-import os
 import random
-import signal
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import httpx2
@@ -17,6 +14,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from tests.conftest import SQL, MakeClient, StartService
+from tests.contract.retries import a_worker_dies_every_second, send_until_answered
 from tests.support.errors import assert_error
 from tests.support.service import Service
 
@@ -36,35 +34,6 @@ def running(start_service: StartService) -> Service:
     return service
 
 
-@contextmanager
-def a_worker_dies_every_second(service: Service) -> Iterator[list[int]]:
-    """Kill them with -9, for as long as this lasts, but never the last one that serves; yields who died."""
-    done, killed = threading.Event(), []
-
-    def kill() -> None:
-        while not done.wait(1):
-            killed.append(random.choice(service.wait_for_workers(2)))  # noqa: S311 - any will do
-            os.kill(killed[-1], signal.SIGKILL)
-
-    thread = threading.Thread(target=kill)
-    thread.start()
-    try:
-        yield killed
-    finally:
-        done.set()
-        thread.join(30)
-
-
-async def send_until_answered(client: httpx2.AsyncClient, path: str, key: str, deadline: float) -> httpx2.Response:
-    """Do what a client does that must not lose an order: try again until there is an answer."""
-    while True:
-        try:
-            return await client.post(path, json=BODIES[path], headers={"Idempotency-Key": key})
-        except httpx2.TransportError:
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.05)
-
-
 async def send_all(url: str, path: str) -> dict[str, list[httpx2.Response]]:
     """Send every key many times, in any order, over as many connections as there are clients."""
     orders = [f"key-{number}" for number in range(KEYS)] * SENDS
@@ -76,7 +45,7 @@ async def send_all(url: str, path: str) -> dict[str, list[httpx2.Response]]:
 
         async def one_client(orders: list[str]) -> None:
             for key in orders:
-                answers[key].append(await send_until_answered(client, path, key, deadline))
+                answers[key].append(await send_until_answered(client, path, BODIES[path], key, deadline))
                 await asyncio.sleep(0.1)  # so that some workers die meanwhile
 
         await asyncio.gather(*(one_client(orders[number::CLIENTS]) for number in range(CLIENTS)))

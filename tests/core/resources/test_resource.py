@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 from pydantic import BaseModel
@@ -23,7 +22,6 @@ from tests.conftest import SQL, MakeSettings
 pytestmark = pytest.mark.anyio
 
 items = Resource(Item, create=ItemCreate, patch=ItemPatch, not_found=ItemNotFound)
-pages = Pages(Item)
 LAMP = ItemCreate.model_validate({"name": "Lamp", "price": 19})
 statements: list[str] = []
 
@@ -148,22 +146,6 @@ async def test_a_transaction_whose_connection_dies_leaves_nothing_and_may_be_rep
     receipt = await buy(db.once(once("k")), "Dies")
 
     assert sql("SELECT id FROM items") == [(receipt.id,)]
-
-
-async def test_a_stream_holds_neither_memory_nor_a_transaction(db: Database, sql: SQL) -> None:
-    sql("INSERT INTO items (name, price) SELECT 'n', 1 + n FROM generate_series(1, 200000) AS n")
-    seen, held = 0, 0
-    opened: Any = ()
-    async for item in pages.stream(db, PageQuery(sort="-price")):
-        seen += 1
-        if seen % 50_000 == 1:
-            opened = sql(
-                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
-                "AND state LIKE 'idle in transaction%%'"
-            )
-            held += opened[0][0]
-        last = item
-    assert (seen, held, int(last.price)) == (200_000, 0, 2)
 
 
 class ByName(PageQuery):
