@@ -47,8 +47,8 @@ def migrate_offline() -> None:
 def wait_for_others(connection: Connection) -> None:
     """Take the lock, or raise after `_MAX_WAIT` seconds.
 
-    The lock belongs to the session: it outlasts the transactions, and ends with the connection. A statement that waited
-    for it would hold a snapshot, for whose end the CREATE INDEX CONCURRENTLY of the other migration would wait in turn.
+    The lock belongs to the session: it outlasts the transactions, and ends with the connection. It is polled, since a
+    statement that waits for it holds a snapshot, for which CREATE INDEX CONCURRENTLY in the other migration would wait.
     """
     deadline = time.monotonic() + _MAX_WAIT
     while not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": _ADVISORY_LOCK}):

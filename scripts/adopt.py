@@ -38,9 +38,9 @@ CHANGELOG.md merge=ours
 README.md merge=ours
 """
 VERSION = "0.1.0"
-# A block that goes, from "# items: begin" to "# items: end"; in Markdown, from "<!-- items: begin -->".
+# A block to remove, from "# items: begin" to "# items: end"; in Markdown, from "<!-- items: begin -->".
 BLOCK = r"^[ \t]*(?:#|//|<!--) {kind}: begin\b.*\n(?:.*\n)*?[ \t]*(?:#|//|<!--) {kind}: end\b.*\n"
-# How app/main.py and the import contracts in pyproject.toml name items, and what is left of each line.
+# How app/main.py and the import contracts in pyproject.toml name items, and what replaces each match.
 _COMPOSED = (
     (r"^from app\.items\b.*\n", ""),
     (r"^( *)if load\(InventorySettings\).*\n\1    .*\n", ""),
@@ -55,7 +55,7 @@ ROW = re.compile(r"^\s*(\||[-*] |\d+\. )")
 
 
 def main() -> None:
-    """Adopt, or end with one line that says why not."""
+    """Adopt, or exit with a message of one line."""
     arguments = _arguments()
     old = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["name"]
     if old == arguments.name and not (arguments.without_items and (ROOT / "app/items").exists()):
@@ -80,7 +80,7 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/adopt", description=__doc__)
     parser.add_argument("name", help="of your service, for example orders-service")
-    parser.add_argument("--without-items", action="store_true", help="take the sample resource away, too")
+    parser.add_argument("--without-items", action="store_true", help="remove the sample resource, too")
     arguments = parser.parse_args()
     if not NAME.fullmatch(arguments.name) or len(arguments.name) > MAX_NAME:
         sys.exit(
@@ -128,14 +128,14 @@ def _rewrite(file: Path, old: str, new: str, gone: set[str]) -> None:
         text = re.sub(rf"(?<!\w){re.escape(theirs)}(?![a-z0-9])", ours, text)
     if file.suffix == ".md":
         text = text.replace("`scripts/bench`", "the benchmark of the template")
-        text = "".join(line for line in text.splitlines(keepends=True) if not _leads_nowhere(file, line))
+        text = "".join(line for line in text.splitlines(keepends=True) if not _has_dead_link(file, line))
     if "items" in gone:
         text = _without_items(file, text)
     if text != before:
         file.write_text(text, encoding="utf-8")
 
 
-def _leads_nowhere(file: Path, line: str) -> bool:
+def _has_dead_link(file: Path, line: str) -> bool:
     """Return whether a row of a table or a list links to a file that is gone."""
     return bool(ROW.match(line)) and any(not (file.parent / link).exists() for link in LINK.findall(line))
 
@@ -147,7 +147,7 @@ def _items_migrations() -> list[str]:
 
 
 def _without_items(file: Path, text: str) -> str:
-    """Take away what other files say of items; blocks are gone by now."""
+    """Remove what files say about items outside of the marked blocks, which are removed already."""
     if file.parent == ROOT / "alembic" / "versions":
         return _relink(text)
     if file in {ROOT / "app" / "main.py", ROOT / "pyproject.toml"}:
@@ -157,7 +157,7 @@ def _without_items(file: Path, text: str) -> str:
 
 
 def _relink(text: str) -> str:
-    """Make a migration follow what is left of those before it."""
+    """Make a migration follow the last one that is left before it."""
     known = {path.name[:4] for path in (ROOT / "alembic" / "versions").glob("[0-9]*.py")}
     match = re.search(r'^down_revision\b.*= "(\d+)"$', text, re.MULTILINE)
     if match is None or match[1] in known:

@@ -25,20 +25,20 @@ _TRIES = 8
 _TIMEOUT = 30.0  # seconds, for each try
 _JSON_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 _BAR = 24  # characters
-_LOOKS = 0.2  # seconds between two looks of the bar
+_REDRAW = 0.2  # seconds between two updates of the bar
 
 
-class TryAgain(Exception):
-    """The service was away, or asked to come back later."""
+class RetryableError(Exception):
+    """The service was unavailable, or asked for a later retry."""
 
 
-class Away(Exception):
-    """The service is away: there is no sense in going on."""
+class UnavailableError(Exception):
+    """The service remains unavailable, so the load ends."""
 
 
 @dataclass
 class Report:
-    """What became of the rows."""
+    """How many rows had which result."""
 
     created: int = 0
     replayed: int = 0
@@ -84,21 +84,21 @@ async def _post(client: httpx2.AsyncClient, number: int, body: str) -> httpx2.Re
     async for attempt in AsyncRetrying(
         stop=stop_after_attempt(_TRIES),
         wait=wait_random_exponential(0.1, max=5),
-        retry=retry_if_exception_type((httpx2.TransportError, TryAgain)),
+        retry=retry_if_exception_type((httpx2.TransportError, RetryableError)),
         reraise=True,
     ):
         with attempt:
             response = await client.post("/items", content=content, headers=headers)
             if response.status_code in {409, 429} or response.status_code >= 500:
-                raise TryAgain(f"{response.status_code} {response.text}")
+                raise RetryableError(f"{response.status_code} {response.text}")
     return response
 
 
 async def _load_one(client: httpx2.AsyncClient, number: int, body: str, report: Report, refused: TextIO) -> None:
     try:
         response = await _post(client, number, body)
-    except (httpx2.TransportError, TryAgain) as error:
-        raise Away(str(error) or type(error).__name__) from error
+    except (httpx2.TransportError, RetryableError) as error:
+        raise UnavailableError(str(error) or type(error).__name__) from error
     if response.status_code == 201:
         replayed = response.headers.get("Idempotent-Replayed") == "true"
         report.replayed += replayed
@@ -107,8 +107,8 @@ async def _load_one(client: httpx2.AsyncClient, number: int, body: str, report: 
     report.refused += 1
     try:
         reason = response.json()["detail"]
-    except (ValueError, LookupError, TypeError):  # another server answers
-        reason = f"{response.status_code}: not an answer of the service"
+    except (ValueError, LookupError, TypeError):  # the answer of another server
+        reason = f"{response.status_code}: not a response of the service"
     refused.write(json.dumps({"line": number, "row": body, "error": reason}) + "\n")
 
 
@@ -118,16 +118,16 @@ async def load(source: Path, url: str, concurrency: int, refused: TextIO) -> Rep
     Returns
     -------
     Report
-        How many rows were created, were there before, and were refused; each of the last is written to
-        `refused` as a JSON line with its number, itself, and the reason.
+        How many rows were created, existed before, and were refused; each refused row is written to `refused` as a
+        JSON line with its number, the row, and the reason.
 
     Raises
     ------
     ExceptionGroup
-        Of `Away`, if the service does not answer.
+        Of `UnavailableError`, if the service does not answer.
     """
     report = Report()
-    turn = asyncio.Semaphore(concurrency)
+    slots = asyncio.Semaphore(concurrency)
     limits = httpx2.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
     async with httpx2.AsyncClient(base_url=url, limits=limits, timeout=_TIMEOUT, trust_env=False) as client:
         # Bytes that are not UTF-8 are sent as they are: the service rejects them.
@@ -135,15 +135,15 @@ async def load(source: Path, url: str, concurrency: int, refused: TextIO) -> Rep
             bar = Bar(file, report)
             async with asyncio.TaskGroup() as tasks:
                 for number, body in rows_of(file, source.suffix.lower()):
-                    await turn.acquire()
+                    await slots.acquire()
                     task = tasks.create_task(_load_one(client, number, body, report, refused))
-                    task.add_done_callback(lambda _: turn.release())
+                    task.add_done_callback(lambda _: slots.release())
                     bar.show()
     return report
 
 
 class Bar:
-    """A line on the terminal, if there is one: how much of the file is read, and what became of it."""
+    """A line on the terminal, if there is one: how much of the file was read, and with which results."""
 
     def __init__(self, file: TextIO, report: Report) -> None:
         self._file = file
@@ -152,8 +152,8 @@ class Bar:
         self._shown = 0.0
 
     def show(self) -> None:
-        """Draw it, now and then."""
-        if not sys.stderr.isatty() or time.monotonic() - self._shown < _LOOKS:
+        """Draw the bar, unless it was drawn just before."""
+        if not sys.stderr.isatty() or time.monotonic() - self._shown < _REDRAW:
             return
         self._shown = time.monotonic()
         part = min(1.0, self._file.buffer.tell() / self._size)
@@ -163,7 +163,7 @@ class Bar:
 
 
 def main() -> int:
-    """Parse the arguments and load; 0 if every row is there now, else 1."""
+    """Parse the arguments and load; return 0 if every row exists now, otherwise 1."""
     parser = argparse.ArgumentParser(prog="scripts/load-items", description=__doc__)
     parser.add_argument("file", type=Path, help=".csv, or JSON lines; with name, price and description")
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="of the service (%(default)s)")
@@ -175,13 +175,13 @@ def main() -> int:
         parser.error(f"there is no file {arguments.file}")
     if arguments.concurrency < 1:
         parser.error("--concurrency must be 1 or more")
-    ended = ""  # what is raised inside of `except*` comes out in a group on Python 3.11
+    ended = ""  # on Python 3.11, an exception that `except*` raises becomes part of a group
     with refused.open("w", encoding="utf-8") as out:
         try:
             report = asyncio.run(load(arguments.file, arguments.url, arguments.concurrency, out))
-        except* Away as errors:
+        except* UnavailableError as errors:
             ended = (
-                f"{arguments.url} does not take items ({errors.exceptions[0]}); see that it runs, and"
+                f"{arguments.url} accepts no items ({errors.exceptions[0]}); check that it runs, and"
                 " start this again: what was loaded is not loaded twice"
             )
         except* KeyboardInterrupt:

@@ -19,9 +19,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 import postgres
 from alembic import command
-from lib.target import ROOT, database
+from lib.database_url import ROOT, database
 
-OFFLINE = "postgresql://offline/items"  # the settings want a URL, printing SQL needs no server
+OFFLINE = "postgresql://offline/items"  # the settings require a URL, although printing SQL needs no server
 
 
 def next_revision(revisions: Iterable[str], first: int = 1) -> str:
@@ -37,7 +37,7 @@ def _next_revision(config: Config) -> str:
 
 
 def complete(_context: object, _revision: object, scripts: list[MigrationScript]) -> None:
-    """Write nothing where there is nothing to do, and add what Alembic does not see: triggers of versioned tables."""
+    """Add what Alembic does not see, triggers of versioned tables; raise if there is nothing to write."""
     from app.core.database.base import VERSION_TRIGGER  # noqa: PLC0415 - `main` makes it importable
 
     for script in scripts:
@@ -90,7 +90,7 @@ def run(verb: str, config: Config, revision: str | None) -> None:
 
 
 def main() -> int:
-    """Parse the arguments and do it."""
+    """Parse the arguments, and run the command."""
     parser = argparse.ArgumentParser(prog="scripts/migrate", description="Makes migrations and runs them.")
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("new", help="write a migration for what has changed in the models").add_argument("message")

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lib.target import ROOT
+from lib.database_url import ROOT
 
 FILES = {
     "app/{many}/__init__.py": '"""The {many} feature."""\n',

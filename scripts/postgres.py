@@ -1,16 +1,14 @@
 """A real PostgreSQL for development and tests, on 127.0.0.1, with nothing to install or set up.
 
-`running(folder)` yields a `DATABASE_URL`. However many processes ask for the same folder share one
-server; it stops when the last of them leaves, or is killed. That is the work of the keeper, a small
-process of its own: it starts the server, restarts it should it crash, and waits for the lock `users`
-to become free, of which every user holds a share as long as it lives.
+`running(folder)` yields a `DATABASE_URL`. All processes that use a folder share one server, which stops when the last
+of them ends, even if it was killed. A keeper process does that: it starts the server, restarts it after a crash, and
+waits for the lock `users`, of which every user holds a share while it runs.
 
-A folder holds: `cluster`, the data; `service-password` of the service's role, and `password` of the
-superuser (mode 600: other users of the machine can reach the port as well); `log`; `port`, the last
-one; and the locks.
+A folder contains `cluster`, the data; `service-password` of the service's role, and `password` of the superuser (mode
+600, since other users of the machine can reach the port); `log`; `port`, the last one; and the locks.
 
-    python scripts/postgres.py url     prints the URL of the server of scripts/run, for psql
-    python scripts/postgres.py superuser-url      the same, with the rights to do everything
+    python scripts/postgres.py url                prints the URL of the server of scripts/run
+    python scripts/postgres.py superuser-url      the same, as a superuser
 """
 
 import os
@@ -41,9 +39,9 @@ def running(data: Path, *, durable: bool = True) -> Iterator[str]:
     Parameters
     ----------
     data
-        The folder to keep it in, made if it is not there, mode 700.
+        Its folder, which is created (mode 700) if it does not exist.
     durable
-        Whether the data must survive a power cut. Without, writes are several times faster.
+        Whether the data must survive a power failure; otherwise writes are several times faster.
 
     Yields
     ------
@@ -61,7 +59,7 @@ def running(data: Path, *, durable: bool = True) -> Iterator[str]:
         users = open_lock(cluster.data / "users")
     try:
         with one_line():
-            wait_until(lambda: take(users, SHARED), START_TIMEOUT, "the last server still stops")
+            wait_until(lambda: take(users, SHARED), START_TIMEOUT, "the last server is still stopping")
         try:
             with one_line():
                 server = join(cluster)
@@ -110,7 +108,10 @@ def join(cluster: Cluster) -> Running:
             spawn_keeper(cluster)
         server = wait_ready(cluster)
         if starts and is_root(server.pid):
-            print("postgres: it keeps root's rights, since this system gives it no others", file=sys.stderr)
+            print(
+                "postgres: the server keeps root's rights, since this system does not allow to drop them",
+                file=sys.stderr,
+            )
         make_service(cluster.superuser_url(server.port), cluster.service_password)
         return server
 

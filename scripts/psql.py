@@ -11,7 +11,7 @@ from psycopg2.extensions import make_dsn, parse_dsn
 
 from lib import binaries
 from lib.binaries import PostgresError
-from lib.target import database
+from lib.database_url import database
 
 MISSING = "there is no psql on this machine (on Debian: apt install postgresql-client); the database is at\n{url}"
 
@@ -28,7 +28,7 @@ def main(words: list[str]) -> int:
         psql = find_psql()
         if psql is None:
             raise PostgresError(MISSING.format(url=url))
-        # libpq's own spelling: SQLAlchemy's names its driver as well.
+        # libpq does not know SQLAlchemy's scheme, which names the driver.
         parameters = parse_dsn(re.sub(r"^(postgresql\+psycopg2|postgres)://", "postgresql://", url))
         # It must not appear in the list of processes.
         password = {"PGPASSWORD": parameters.pop("password")} if "password" in parameters else {}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 LICENCES = Path("docs/licences.md")
-# Found wanting long ago (PYSEC-2014-8 and others): an advisory service that knows nothing of it knows nothing.
+# Has known vulnerabilities (PYSEC-2014-8 and others): an advisory service that reports none of them does not work.
 CANARY = "jinja2==2.4.1"
 AUDIT = [sys.executable, "-I", "-m", "pip_audit", "--progress-spinner=off", "--disable-pip", "--format=json"]
 AUDIT_TIMEOUT = 300.0  # seconds
@@ -25,7 +25,7 @@ of the base image lists what that contains.
 
 
 def licence(component: dict[str, Any]) -> str:
-    """Name a component's licence as shortly as its author does: an expression, an identifier, a classifier."""
+    """Name a component's licence in the shortest declared form: an expression, an identifier or a classifier."""
     declared = component.get("licenses", [])
     short = [entry.get("expression") or entry["license"].get("id") for entry in declared]
     names = [entry["license"].get("name", "") for entry in declared if "license" in entry]
@@ -51,7 +51,7 @@ def write_licences(components: list[dict[str, Any]]) -> None:
 
 
 def advisories(requirements: str, *options: str) -> list[str] | None:
-    """Ask for a file's advisories; None when there is no answer."""
+    """List the advisories for a file; None if the service does not answer."""
     command = [*AUDIT, *options, f"--requirement={requirements}"]
     try:
         done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=AUDIT_TIMEOUT)
@@ -63,18 +63,18 @@ def advisories(requirements: str, *options: str) -> list[str] | None:
 
 
 def audit() -> int:
-    """Ask about a package that is known to be bad first: an answer of "nothing" may mean "nobody there"."""
+    """Ask about a vulnerable package first, since no findings may mean that the advisory service does not work."""
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as canary:
         canary.write(f"{CANARY}\n")
         canary.flush()
         if not advisories(canary.name, "--no-deps"):
-            print(f"audit: NO ANSWER. The advisory service cannot be reached, or knows nothing: not even of {CANARY}")
+            print(f"audit: NO ANSWER. The advisory service cannot be reached, or does not even know {CANARY}")
             return UNKNOWN
     found = advisories("requirements.txt")
     if found is None:
-        print("audit: NO ANSWER. The advisory service was lost")
+        print("audit: NO ANSWER. The advisory service stopped answering")
         return UNKNOWN
-    print("audit:", *(found or ["nothing is known against the packages"]), sep="\n  ")
+    print("audit:", *(found or ["no known vulnerabilities"]), sep="\n  ")
     return VULNERABLE if found else CLEAN
 
 

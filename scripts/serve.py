@@ -1,7 +1,7 @@
 """Run the service and what it needs: a database, its schema, gunicorn. `scripts/run` execs this.
 
 Without a `DATABASE_URL` in the environment or `.env` it starts an embedded PostgreSQL, see
-`postgres.py`. SIGTERM and Ctrl-C end all of it, gracefully; a second Ctrl-C hurries.
+`postgres.py`. SIGTERM and Ctrl-C stop everything gracefully; a second Ctrl-C does so at once.
 
     scripts/run --reload    for development: one worker, new code at once, readable logs on a terminal
     scripts/run --demo      with a few hundred items to look at
@@ -20,8 +20,8 @@ from pathlib import Path
 from types import FrameType
 
 import postgres
+from lib.database_url import given
 from lib.schema import is_current
-from lib.target import given
 from lib.watcher import Watcher
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,7 +40,7 @@ class Service:
     def __init__(self, watcher: Watcher | None = None) -> None:
         self.watcher = watcher
         self.outdated = False  # the running code is older than the files
-        self.patience = STOP_MARGIN  # seconds that stopping may take
+        self.stop_timeout = STOP_MARGIN  # seconds
         self.has_terminal = os.isatty(0)  # checked now, since a terminal that has hung up is no longer one
         self.process: subprocess.Popen[bytes] | None = None
         self.deadline: float | None = None  # from the first signal to stop on
@@ -52,7 +52,7 @@ class Service:
         if number == signal.SIGHUP and self.has_terminal:
             number = signal.SIGTERM  # the terminal has hung up; otherwise SIGHUP means "reload"
         if number != signal.SIGHUP and self.deadline is None:
-            self.deadline = time.monotonic() + self.patience
+            self.deadline = time.monotonic() + self.stop_timeout
             if self.process is None:
                 sys.exit(0)
         if self.process and not self.ended.is_set():
@@ -93,7 +93,7 @@ class Service:
                     process.wait(1)
         finally:
             self.process = None if self.watcher and not self.deadline else process
-            # Workers that are left of a killed gunicorn.
+            # The workers of a gunicorn that was killed.
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
         code = process.returncode
@@ -151,11 +151,11 @@ def check_settings() -> float:
     """Reject an invalid configuration at once; return the timeout of a stop, in seconds."""
     from app.core.config import load_settings  # noqa: PLC0415 - needs the path that `main` sets
 
-    theirs = given()
-    if theirs is None:
+    embedded = given() is None
+    if embedded:
         os.environ["DATABASE_URL"] = "postgresql://127.0.0.1/items"
     settings = load_settings()
-    if theirs is None:
+    if embedded:
         del os.environ["DATABASE_URL"]
     return settings.drain_seconds + settings.shutdown_timeout
 
@@ -178,15 +178,15 @@ def main() -> int:
     sys.path.insert(0, str(ROOT))
     service = Service(develop() if "--reload" in sys.argv[1:] else None)
     service.watch_signals()
-    service.patience += check_settings()
+    service.stop_timeout += check_settings()
     if sys.stderr.isatty() or "--demo" in sys.argv[1:]:
         threading.Thread(target=welcome, args=[service], daemon=True).start()
     if given() is not None:
-        return serve_theirs(service)
+        return serve_with_given(service)
     say("starting PostgreSQL; its data is in .data/postgres")
     with postgres.running(postgres.DATA) as url:
         os.environ["DATABASE_URL"] = url
-        return serve_ours(service, url)
+        return serve_with_embedded(service, url)
 
 
 def say(message: str) -> None:
@@ -221,7 +221,7 @@ def is_alive(url: str) -> bool:
         return False
 
 
-def serve_theirs(service: Service) -> int:
+def serve_with_given(service: Service) -> int:
     """Serve on the given database, which may be unavailable for now: the service recovers by itself."""
     code = migrate()
     if code == os.EX_TEMPFAIL:
@@ -231,7 +231,7 @@ def serve_theirs(service: Service) -> int:
     return service.run()
 
 
-def serve_ours(service: Service, url: str) -> int:
+def serve_with_embedded(service: Service, url: str) -> int:
     """Serve on the embedded database."""
     if not is_current(url, ROOT / "alembic" / "versions") and migrate() != 0:
         return 1

@@ -1,6 +1,6 @@
-"""Try the image and docker-compose.yml on a real engine; `scripts/smoke-image` runs this.
+"""Test the image and docker-compose.yml on a real engine; `scripts/smoke-image` runs this.
 
-The service has 256 MB and half a core all the while. Only the standard library is needed.
+The service has 256 MB and half a core. Only the standard library is needed.
 """
 
 import json
@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from lib.engine import Answer, Client, SmokeError, docker, expect, inspect, run, wait_for
+from lib.container_engine import Answer, Client, SmokeError, docker, expect, inspect, run, wait_for
 
 IMAGE = os.environ["IMAGE"]
 COMPOSE = shlex.split(os.environ.get("COMPOSE", "docker compose"))
@@ -26,7 +26,7 @@ NOWHERE = "DATABASE_URL=postgresql://nobody@127.0.0.1:1/nowhere"
 FIELDS = {"timestamp", "level", "logger", "message", "service"}
 DRAIN_SECONDS = 5
 GRACE_SECONDS = 60
-PROBE = Path(__file__).parent / "lib" / "inside.py"
+PROBE = Path(__file__).parent / "lib" / "inside_container.py"
 VARIABLES = {
     "IMAGE": IMAGE,
     "POSTGRES_PASSWORD": "p@ss/w:rd %20" + secrets.token_hex(8),  # what a URL would have to quote
@@ -72,11 +72,13 @@ def stop(name: str) -> float:
 
 
 def check_image() -> str:
-    """See what the image says of itself."""
+    """Check the image's configuration and labels."""
     image = inspect(IMAGE)
     config, labels = image["Config"], image["Config"]["Labels"]
     version = Path("app/__init__.py").read_text().split('__version__ = "')[1].split('"')[0]
-    expect(config["User"].split(":")[0].isdecimal() and config["User"][0] != "0", "its user is no number, or root")
+    expect(
+        config["User"].split(":")[0].isdecimal() and config["User"][0] != "0", "its user is not a number, or is root"
+    )
     expect(config["Cmd"] == ["python", "-m", "app.server"] and not config["Entrypoint"], "its command")
     expect(config["StopSignal"] == "SIGTERM", "its stop signal")
     expect(config["Healthcheck"]["Test"][0] == "CMD", "its health check needs a shell")
@@ -93,7 +95,7 @@ def check_refusal() -> str:
 
 
 def check_alone() -> str:
-    """See that it starts without a shell and is healthy without its database."""
+    """Check that it starts without a shell and is healthy without its database."""
     name = f"{PROJECT}-alone"
     no_shell = "--volume=/dev/null:/usr/bin/dash:ro"
     docker("run", "--detach", "--name", name, *HARDENED, no_shell, "--env", NOWHERE, "--env=DRAIN_SECONDS=0", IMAGE)
@@ -104,7 +106,7 @@ def check_alone() -> str:
 
 
 def check_early_stop() -> str:
-    """See that a stop while it starts is heard: process 1 ignores signals without a handler."""
+    """Check that it can be stopped while it starts: process 1 ignores signals without a handler."""
     name = f"{PROJECT}-early"
     docker("run", "--detach", "--name", name, *HARDENED, "--env", NOWHERE, IMAGE)
     time.sleep(0.5)
@@ -114,7 +116,7 @@ def check_early_stop() -> str:
 
 
 def check_up() -> str:
-    """Bring everything up, and wait for health."""
+    """Start everything, and wait until it is healthy."""
     started = time.monotonic()
     compose("up", "--detach", "--no-build", "--pull", "never", "--wait", "--wait-timeout", "180")
     migrate = container("migrate")
@@ -124,7 +126,7 @@ def check_up() -> str:
 
 
 def check_inside(app: str) -> str:
-    """Look from inside: who we are, what we may do, what is there."""
+    """Check user, rights and files from inside the container."""
     seen = json.loads(docker("exec", app, "python", "-c", PROBE.read_text()))
     expect(seen["uid"] != 0 and seen["gid"] != 0, "it is root")
     expect(set(seen["capabilities"]) == {0}, f"it has capabilities: {seen['capabilities']}")
@@ -140,7 +142,7 @@ def check_inside(app: str) -> str:
 
 
 def check_api(call: Client) -> str:
-    """Drive the API once through."""
+    """Call each operation once."""
     made = call("POST", "/items", {"name": "Lamp", "price": 19.99}, Idempotency_Key="smoke", X_Trace_ID="smoke-1")
     expect(made.status == 201 and made.headers["x-trace-id"] == "smoke-1", f"POST: {made}")
     again = call("POST", "/items", {"name": "Lamp", "price": 19.99}, Idempotency_Key="smoke")
@@ -184,7 +186,7 @@ def check_limits(app: str, call: Client) -> str:
 
 
 def check_outage(call: Client) -> str:
-    """Take the database away and give it back; nothing is restarted."""
+    """Stop the database and start it again; nothing else is restarted."""
     compose("stop", "db")
     wait_for(lambda: call("GET", "/health/ready").status == 503, "not ready", 10)
     expect(call("GET", "/health/live").status == 200, "not alive")
@@ -234,7 +236,7 @@ def check_drain(app: str, call: Client) -> str:
 
 
 def check_logs(app: str) -> str:
-    """Read every line of its life."""
+    """Check every line that it has logged."""
     lines = logged(app)
     mine = [line for line in lines if line.get("trace_id") == "smoke-1" and line.get("path") == "/items"]
     expect(len(mine) == 1 and mine[0]["status"] == 201, "the request's own line")
@@ -243,13 +245,13 @@ def check_logs(app: str) -> str:
 
 
 def check(name: str, work: Callable[[], str]) -> None:
-    """Do one check, and say how it went."""
+    """Run one check, and print its result."""
     print(f"{name:>14}  ", end="", flush=True)
     print(work(), flush=True)
 
 
 def main() -> int:
-    """Do all checks in order; the first that fails ends it."""
+    """Run all checks in order, up to the first that fails."""
     try:
         check("image", check_image)
         check("refusal", check_refusal)

@@ -4,8 +4,8 @@ Revision ID: 0003
 Revises: 0002
 
 Safe online? The column has a constant default, so the table is not rewritten, and the old version, which does not name
-it, stores the keys of nobody, as before. The new index is built concurrently; only its name changes hands under a short
-lock. The old version looks for `pk_idempotency_keys`, and finds it.
+it, stores keys without a caller, as before. The new index is built concurrently; only replacing the primary key takes a
+lock, for a moment. The new key has the old name, which the old version uses.
 """
 
 from collections.abc import Sequence

@@ -3,8 +3,8 @@
 Revision ID: 0004
 Revises: 0003
 
-Safe online? A trigger needs a short lock that lets reads go on. The old version sets both columns itself, to what the
-trigger sets them to.
+Safe online? Creating a trigger takes a short lock that does not block reads. The old version sets both columns to the
+same values as the trigger.
 """
 
 from collections.abc import Sequence

@@ -7,13 +7,13 @@ import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lib import reach
+from lib import mount_namespace
 from lib.binaries import Binaries, PostgresError
 
 
 @dataclass(frozen=True)
 class Account:
-    """How to run a command of PostgreSQL's: as another user, who is shown some folders, or behind a prefix."""
+    """How to run a command of PostgreSQL: as another user, with access to some folders, or with a prefix."""
 
     user: int | None = None
     folders: list[Path] = field(default_factory=list)
@@ -27,10 +27,10 @@ class Account:
         """Drop root's rights for good; runs in the new process, before the command."""
         if self.user is None:
             return
-        folder = os.getcwd()  # noqa: PTH109 - the path, which soon leads to another mount
+        folder = os.getcwd()  # noqa: PTH109 - `show` mounts over it, so it is entered again below
         group = pwd.getpwuid(self.user).pw_gid
         if self.folders:
-            reach.show(self.folders, self.user, group)
+            mount_namespace.show(self.folders, self.user, group)
         os.setgroups([])
         os.setgid(group)
         os.setuid(self.user)
@@ -43,7 +43,7 @@ def choose(data: Path, binaries: Binaries) -> Account:
     Raises
     ------
     PostgresError
-        When this is root, and there is no way not to be.
+        This process is root, and PostgreSQL can run as no other user.
     """
     if os.geteuid() != 0:
         return Account()
@@ -56,7 +56,7 @@ def choose(data: Path, binaries: Binaries) -> Account:
             return account
     if owner == 0:
         give(data, 0)
-        # A user namespace in which root's own files belong to somebody else: outside of it the process is root's.
+        # In a user namespace, root's files belong to another user; outside of it the process is still root's.
         account = Account(prefix=["unshare", "--user", f"--map-user={uid}", "--"])
         if shutil.which("unshare") and runs(account, data, binaries):
             return account
@@ -67,13 +67,13 @@ def choose(data: Path, binaries: Binaries) -> Account:
 
 
 def give(data: Path, uid: int) -> None:
-    """Change the owner of the data, and of the folder at last: what is half given is given again."""
+    """Change the owner of the data, of the folder last: after an interruption, `choose` starts again."""
     for path in [*data.rglob("*"), data]:
         os.chown(path, uid, -1, follow_symlinks=False)
 
 
 def unprivileged() -> int:
-    """Return a user that exists, since `initdb` looks its name up."""
+    """Return the id of an existing user; `initdb` needs its name."""
     for name in ("postgres", "nobody", "daemon"):
         try:
             return pwd.getpwnam(name).pw_uid
@@ -83,8 +83,8 @@ def unprivileged() -> int:
 
 
 def runs(account: Account, data: Path, binaries: Binaries) -> bool:
-    """Tell whether the account can run the binaries, and write to the folder."""
-    # The folder by its whole path: as root one can stand where the account cannot go.
+    """Return whether the account can run the binaries, and write to the folder."""
+    # `cd` to the full path: root's working directory may be one that the account cannot enter.
     script = '[ "$(id -u)" != 0 ] && cd "$1" && [ -w . ] && exec "$0" --version'
     command = account.command("sh", "-c", script, binaries.folder / "postgres", data)
     try:

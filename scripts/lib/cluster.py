@@ -87,8 +87,8 @@ class Cluster:
     def running(self) -> Running | None:
         """Return the running server, if there is one.
 
-        `postmaster.pid` outlives a server that was killed, and its process id may be another
-        process's by now: the command line decides.
+        `postmaster.pid` remains after a server was killed, and its process id may have been reused: the command line
+        decides.
         """
         try:
             lines = (self.pgdata / "postmaster.pid").read_text().splitlines()
@@ -107,7 +107,7 @@ class Cluster:
         new = self.data / "cluster.new"
         shutil.rmtree(new, ignore_errors=True)
         self.service_password.unlink(missing_ok=True)
-        account.choose(self.data, binaries.choose(None))  # it has the folder now, and can read the password
+        account.choose(self.data, binaries.choose(None))  # gives it the folder, so that it can read the password
         roles.write_password(self.password)
         options = ["--encoding=UTF8", "--no-locale", "--data-checksums", "--auth=scram-sha-256"]
         options += [f"--username={roles.SUPERUSER}", f"--pwfile={self.password}"] + ["--no-sync"] * (not self.durable)
@@ -125,10 +125,10 @@ class Cluster:
         return self.popen("postgres", "-D", self.pgdata, *words)
 
     def forget_stale_pid(self) -> None:
-        """Remove a process id that is another process's by now, which PostgreSQL would respect.
+        """Remove the id of a process that is not PostgreSQL, which would prevent a start.
 
-        One that is nobody's is left: PostgreSQL looks in that file for the shared memory of a
-        server that was killed, whose children may still be writing.
+        The id of a process that has ended stays: PostgreSQL needs the file to find the shared memory of a server that
+        was killed, whose children may still be writing.
         """
         file = self.pgdata / "postmaster.pid"
         if file.exists() and not self.running():

@@ -1,7 +1,7 @@
 """`python -m scripts.lib.migrate`: bring the database to the newest migration.
 
 Exits with 0 when it is there, or when a newer release has migrated it further (after a rollback); with 75
-(`EX_TEMPFAIL`) when the database is away or busy, so that another try makes sense; and with 1 when a migration is
+(`EX_TEMPFAIL`) when the database is unavailable or busy, so that a retry may succeed; and with 1 when a migration is
 wrong. It logs JSON lines.
 """
 
@@ -20,7 +20,7 @@ from app.core.observability.logs import log_config
 
 from .await_schema import known_revisions, read_revisions
 
-# A standby that a failover has put in the primary's place answers with InternalError (25006).
+# A former primary, which is a standby after a failover, answers with InternalError (25006).
 TRANSIENT = (OperationalError, InterfaceError, InternalError)
 
 logger = logging.getLogger("scripts.migrate")
@@ -48,7 +48,7 @@ def upgrade(settings: Settings) -> None:
     try:
         command.upgrade(Config("alembic.ini"), "head")
     except CommandError:
-        # Asked afterwards: a newer release may have migrated between a question and the upgrade.
+        # Checked afterwards: a newer release may migrate between a check and the upgrade.
         found = read_revisions(settings)
         if not found or not found.isdisjoint(known_revisions()):
             raise

@@ -1,14 +1,13 @@
 # shellcheck shell=bash
-# Finds a Python and has it make .venv. Sourced by the scripts beside lib/, which stand in the
-# repository's root by then. Nothing here writes to stdout but the answer of a function: stdout
-# belongs to the service's JSON lines.
+# Finds a Python and has it make .venv. Sourced by the scripts, in the repository's root. Only the results of functions
+# go to stdout, which is for the service's JSON lines.
 
 die() {
     printf '%s: %s\n' "${0##*/}" "$*" >&2
     exit 1
 }
 
-# Forgets whatever of the caller's environment would let other code in, or packages out.
+# Unsets variables of the caller that would import other code, or install packages elsewhere.
 clean_environment() {
     local name
     for name in ${!PYTHON@} __PYVENV_LAUNCHER__ VIRTUAL_ENV \
@@ -16,12 +15,12 @@ clean_environment() {
         unset "$name"
     done
     export PIP_USER=0 PIP_NO_INPUT=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
-    # Without a home pip would make one (as root), or complain.
+    # Without a home directory pip would create one (as root), or warn.
     if [[ ! -d ${HOME:-} ]]; then export PIP_NO_CACHE_DIR=1; fi
 }
 
-# Every Python that may be there, a line each. A version manager's shim that is first on PATH may
-# not start, so all of PATH counts, not only the first hit.
+# Prints every Python that may exist, one per line: of all of PATH, since a version manager's shim that comes first may
+# not start.
 python_candidates() {
     local dir name dirs
     IFS=: read -r -a dirs <<<"${PATH:-}"
@@ -38,7 +37,7 @@ python_candidates() {
 }
 
 # Prints "RANK PATH" for a Python that starts, is new enough and can make an environment with pip.
-# A pre-release ranks behind every release.
+# A pre-release ranks below every release.
 rank_python() {
     "$1" -I -c 'import ensurepip, sys, venv
 major, minor, micro, level, _ = sys.version_info
@@ -57,7 +56,7 @@ find_python() {
     printf '%s\n' "${best#* }"
 }
 
-# Makes sure that .venv holds the packages of the requirements files named, and nothing stale.
+# Makes .venv contain the packages of the given requirements files, and nothing stale.
 ensure_environment() {
     local python
     if .venv/bin/python -I scripts/lib/environment.py check "$@" 2>/dev/null; then return; fi

@@ -11,7 +11,7 @@ CONNECT_TIMEOUT = 3  # seconds
 def is_current(url: str, versions: Path) -> bool:
     """Return whether the database has the newest revision.
 
-    False in any doubt (the database is unavailable, there are two heads or a merge); Alembic then decides.
+    False in any doubt (unavailable database, two heads, a merge): Alembic decides then.
     """
     source = "\n".join(file.read_text() for file in versions.glob("*.py"))
     revisions = set(re.findall(r"^revision\b[^=\n]*= [\"'](\w+)[\"']", source, re.MULTILINE))

@@ -1,4 +1,4 @@
-"""Run inside a container by `scripts/smoke-image`: what can be seen and done from there, as JSON."""
+"""Print, as JSON, what a process in the container sees and may do; `scripts/smoke-image` runs it there."""
 
 import json
 import os
@@ -17,7 +17,7 @@ def status(name: str, base: int) -> int:
 
 
 def can_write(folder: str) -> bool:
-    """Tell whether a file can be made in a folder."""
+    """Return whether a file can be created in a folder."""
     try:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError:
@@ -26,7 +26,7 @@ def can_write(folder: str) -> bool:
 
 
 def main() -> None:
-    """Look around."""
+    """Print it."""
     command = Path("/proc/1/cmdline").read_bytes().decode().split("\0")[:-1]
     seen = {
         "uid": status("Uid", 10),

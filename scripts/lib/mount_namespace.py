@@ -12,8 +12,8 @@ _MS_BIND, _MS_REC, _MS_PRIVATE = 0x1000, 0x4000, 0x40000
 def show(folders: list[Path], uid: int, gid: int) -> None:
     """Give this process mounts of its own, in which the user can reach the folders.
 
-    An empty file system covers what the user may not pass, and the folders are mounted in it: of /root, nothing else
-    is seen. It needs root's rights (CAP_SYS_ADMIN), and ends with the last process that sees it.
+    An empty file system covers the parent that the user may not pass, and the folders are mounted in it: nothing else
+    of /root is visible. It needs root's rights (CAP_SYS_ADMIN), and ends with the last process in it.
 
     Raises
     ------

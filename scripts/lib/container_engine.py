@@ -1,4 +1,4 @@
-"""A container engine by its command line, and HTTP to what runs in it. Only the standard library."""
+"""Commands of a container engine, and HTTP requests to its containers. Only the standard library."""
 
 import http.client
 import json
@@ -20,7 +20,7 @@ class SmokeError(Exception):
 def run(
     *words: str, timeout: float = COMMAND_TIMEOUT, check: bool = True, variables: dict[str, str] | None = None
 ) -> tuple[int, str, str]:
-    """Run a command with more variables; return its exit code, stdout and stderr."""
+    """Run a command with additional variables; return its exit code, stdout and stderr."""
     try:
         done = subprocess.run(
             words,
