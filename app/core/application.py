@@ -1,4 +1,4 @@
-"""The application class: FastAPI's, with what every service has around its routes."""
+"""The application class: FastAPI's, with what surrounds the routes in every service."""
 
 import logging.config
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
 # Requests in flight per worker beyond which it rejects (docs/reliability.md): a fraction of a second's work.
-_IN_FLIGHT, _IN_FLIGHT_A_CONNECTION = 256, 32
+_IN_FLIGHT, _IN_FLIGHT_PER_CONNECTION = 256, 32
 _EXPOSED = ["ETag", "Idempotent-Replayed", "Link", "Location", "Retry-After", "X-Trace-ID"]
 
 
@@ -131,7 +131,7 @@ def _around(inner: Lifespan | None) -> Lifespan:
 
 @asynccontextmanager
 async def _platform(app: FastAPI) -> AsyncIterator[None]:
-    """Open what lives as long as the process; none of it needs the database to be up."""
+    """Open what is used until the process ends; nothing here needs a reachable database."""
     settings: Settings = app.state.settings
     telemetry = app.state.telemetry
     app.state.database = Database(settings, [telemetry.observe_statement] if telemetry else ())
@@ -153,7 +153,7 @@ async def _authentication(settings: Settings) -> "AsyncIterator[Verifier | None]
     if settings.auth_issuer is None:
         yield None
         return
-    from app.core.auth.verification import verification  # noqa: PLC0415 - what is off is not even imported
+    from app.core.auth.verification import verification  # noqa: PLC0415 - imported only if it is on
 
     async with verification(settings) as verifier:
         yield verifier
@@ -162,14 +162,14 @@ async def _authentication(settings: Settings) -> "AsyncIterator[Verifier | None]
 def _telemetry(settings: Settings) -> "Telemetry | None":
     if settings.otel_exporter_otlp_endpoint is None:
         return None
-    from app.core.observability.opentelemetry import Telemetry  # noqa: PLC0415 - what is off is not even imported
+    from app.core.observability.opentelemetry import Telemetry  # noqa: PLC0415 - imported only if it is on
 
     return Telemetry(settings)
 
 
 def _middleware(settings: Settings, routes: RouteTable, public: Collection[str]) -> list[Middleware]:
     """List the middleware inside of `RequestMiddleware`, outermost first."""
-    in_flight = max(_IN_FLIGHT, _IN_FLIGHT_A_CONNECTION * settings.db_pool_size)
+    in_flight = max(_IN_FLIGHT, _IN_FLIGHT_PER_CONNECTION * settings.db_pool_size)
     stack = []
     if settings.auth_issuer is not None:
         stack.append(Middleware(UnguardedRoutesMiddleware, public=public))

@@ -97,8 +97,8 @@ def _http_url(text: str) -> str:
     return text
 
 
-def _is_private(url: str) -> bool:
-    """Return whether nobody can change what comes from `url` on its way: by TLS, or because it is this machine."""
+def _is_secure(url: str) -> bool:
+    """Return whether responses from `url` cannot be altered in transit: it uses TLS, or is on this machine."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     with suppress(ValueError):
@@ -183,9 +183,9 @@ class Settings(EnvironmentSettings):
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
-        """Reject a partial configuration, which would look like authentication without being it.
+        """Reject a partial configuration, which would only look like authentication.
 
-        Keys that come without TLS may be anyone's: RFC 8414, section 2, requires `https` of an issuer.
+        Keys that are read without TLS may be forged: RFC 8414, section 2, requires `https` of an issuer.
         """
         auth = {name for name in type(self).model_fields if name.startswith("auth_") and getattr(self, name)}
         required = {"auth_issuer", "auth_audience"}
@@ -194,7 +194,7 @@ class Settings(EnvironmentSettings):
         if {"auth_jwks_url", "auth_jwks_file"} <= auth:
             raise ValueError("AUTH_JWKS_FILE: cannot be used with AUTH_JWKS_URL")
         for name in sorted({"auth_issuer", "auth_jwks_url"} & auth):
-            if self.environment != "development" and not _is_private(getattr(self, name)):
+            if self.environment != "development" and not _is_secure(getattr(self, name)):
                 raise ValueError(f"{name.upper()}: must be an https URL, unless ENVIRONMENT=development")
         if self.ops_port is not None and self.ops_port == self.port:
             raise ValueError("OPS_PORT: must differ from PORT")
@@ -212,7 +212,7 @@ S = TypeVar("S", bound=EnvironmentSettings)
 
 
 def load(kind: type[S]) -> S:
-    """Read settings from the environment, or exit; a feature has a class of its own for its variables.
+    """Read settings from the environment, or exit; a feature has its own class for its variables.
 
     Raises
     ------

@@ -32,14 +32,13 @@ from app.core.errors import (
 from app.core.observability.trace_id import get_trace_id
 
 PROBLEM_JSON = "application/problem+json"
-_LONGEST_NAME = 64
-# Of one answer, which has at most 16 KiB with its headers: problems, parts of a location, characters, bytes.
+# Limits of the parts of a body, so that a response with its headers stays below 16 KiB.
 _MAX_PROBLEMS = 20
-_MAX_LOCATION = 10
-_MAX_MESSAGE = 500
-_MAX_PROBLEM_BYTES = 12_000
-_MAX_INSTANCE = 512
-_WITHOUT_BODY = frozenset({204, 304})  # RFC 9110, section 8.6
+_MAX_PROBLEM_BYTES = 12_000  # of all problems together
+_MAX_LOCATION = 10  # names
+_LONGEST_NAME, _MAX_MESSAGE, _MAX_INSTANCE = 64, 500, 512  # characters
+WITHOUT_BODY = frozenset({204, 304})
+"""Statuses of responses that have no body (RFC 9110, section 8.6)."""
 
 _BY_STATUS: dict[int, type[APIError]] = {
     error.status: error
@@ -98,7 +97,7 @@ def render_error(
             "detail": {"code": code, "message": message, **extensions},
             "trace_id": get_trace_id(),
         }
-        # Writes UTF-8 at once; a lone surrogate cannot be written, so texts of clients are made clean first.
+        # UTF-8 cannot encode a lone surrogate, so a client's text is cleaned before.
         return "application/json", pydantic_core.to_json(body)
     problem = {
         "type": "about:blank",
@@ -114,7 +113,7 @@ def render_error(
 
 
 def _may_want_problem_json(scope: Scope) -> bool:
-    """Return whether it is worth parsing `Accept`: overload makes many errors, and few clients ask for this."""
+    """Return whether `Accept` must be parsed: overload causes many errors, and few clients ask for this."""
     return any(name == b"accept" and b"problem" in value.lower() for name, value in scope["headers"])
 
 
@@ -165,7 +164,7 @@ def response_for(scope: Scope, error: HTTPException) -> Response:
             headers=error.headers,
         )
     status, headers = error.status_code, dict(error.headers or {})
-    if status in _WITHOUT_BODY:
+    if status in WITHOUT_BODY:
         return Response(status_code=status, headers=headers)
     if status == http.HTTPStatus.SERVICE_UNAVAILABLE and "retry-after" not in map(str.lower, headers):
         headers["Retry-After"] = "1"
@@ -178,7 +177,7 @@ def _message_of(error: HTTPException) -> str:
     if not isinstance(detail, str):
         detail = pydantic_core.to_json(detail, fallback=str).decode()
     known = _BY_STATUS.get(error.status_code)
-    if known is not None and detail == _phrase(error.status_code):  # what Starlette puts in where nothing was given
+    if known is not None and detail == _phrase(error.status_code):  # Starlette's default for a missing detail
         return known.default_message
     return str(detail)[:_MAX_MESSAGE].encode("utf-8", "replace").decode("utf-8")
 
@@ -200,13 +199,13 @@ async def handle_http_error(request: Request, error: Exception) -> Response:
 
 
 async def handle_validation_error(request: Request, error: Exception) -> Response:
-    """Answer invalid input with what is wrong and where, and never with what was sent."""
+    """Answer invalid input with the problems and their locations, but never with the input."""
     assert isinstance(error, RequestValidationError)  # noqa: S101 - what it is registered for
     return response_for(request.scope, InvalidInput(errors=_problems(error.errors())))
 
 
 def _problems(found: Sequence[Any]) -> list[dict[str, Any]]:
-    """List what is wrong, as far as an answer of 16 KiB has room for it, and how much more there is."""
+    """List the problems that fit into a response of 16 KiB, and the number of the others."""
     problems: list[dict[str, Any]] = []
     size = 0
     for problem in found[:_MAX_PROBLEMS]:
@@ -222,5 +221,5 @@ def _problems(found: Sequence[Any]) -> list[dict[str, Any]]:
 
 
 async def handle_unexpected_error(request: Request, error: Exception) -> Response:  # noqa: ARG001 - FastAPI's signature
-    """Answer an exception that nothing else handled; `@app.exception_handler(Exception)` takes this one's place."""
+    """Answer an exception that nothing else handled; `@app.exception_handler(Exception)` replaces this handler."""
     return response_for(request.scope, InternalError())

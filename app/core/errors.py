@@ -13,8 +13,7 @@ from starlette.exceptions import HTTPException
 class APIError(HTTPException):
     """An error with a code, a status and a message for the client.
 
-    It is an `HTTPException` because FastAPI turns anything else that is raised while it reads a body into
-    a 400 of its own.
+    It is an `HTTPException` because FastAPI replaces any other exception that is raised while it reads a body by a 400.
 
     Parameters
     ----------
@@ -91,7 +90,7 @@ class ResourceNotFound(NotFound):
 
 
 class MethodNotAllowed(APIError):
-    """The path is there, the method is not."""
+    """The path exists, but not for this method."""
 
     code, status, default_message = "METHOD_NOT_ALLOWED", 405, "Method not allowed"
 
@@ -109,7 +108,7 @@ class PayloadTooLarge(APIError):
 
 
 class HeadTooLarge(APIError):
-    """The header fields, or the target, are more than the server takes (`app/server/protocol/head.py`)."""
+    """The header fields, or the target, are larger than the server accepts (`app/server/protocol/head.py`)."""
 
     code, status, default_message = "INVALID_INPUT", 431, "The header fields are too large or too many"
 
@@ -125,7 +124,7 @@ class UnsupportedMediaType(APIError):
 
 
 class DatabaseError(APIError):
-    """The database is away, failing over, or did not answer in time."""
+    """The database is unavailable, failing over, or did not answer in time."""
 
     code, status, default_message = "DATABASE_ERROR", 503, "The database is not available"
     default_headers: ClassVar[Mapping[str, str]] = {"Retry-After": "1"}
@@ -146,7 +145,7 @@ class ShuttingDown(APIError):
 
 
 class DownstreamError(APIError):
-    """Another service gave no usable answer, or is known to be down."""
+    """Another service gave no usable response, or is known to be down."""
 
     code, status, default_message = "DOWNSTREAM_ERROR", 502, "Another service did not give a usable answer"
 

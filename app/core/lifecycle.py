@@ -1,6 +1,6 @@
-"""What the server tells the app about the life of this process, and what the two ask each other about a request.
+"""What the server tells the app about this process, and the keys by which both exchange facts about a request.
 
-`app/server` writes it and the app reads it; `app/core` does not import the server.
+`app/core` does not import the server: `app/server` writes here what the app reads.
 """
 
 from collections.abc import Callable, MutableMapping

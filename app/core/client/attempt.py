@@ -35,7 +35,7 @@ class Call:
     Attributes
     ----------
     repeatable
-        Whether it may be sent again where it may have been carried out.
+        Whether it may be sent again although it may have been carried out.
     timeout
         Seconds for each read and write; the deadline of the whole call is kept elsewhere.
     """
@@ -49,7 +49,7 @@ class Call:
 
 
 async def attempt(pool: httpx2.AsyncClient, call: Call, trace_id: str) -> bytes | None:
-    """Send a GET request once.
+    """Send a request once.
 
     Returns
     -------
@@ -70,7 +70,7 @@ async def attempt(pool: httpx2.AsyncClient, call: Call, trace_id: str) -> bytes 
                 raise _http_error(response, repeatable=call.repeatable)
             body = await _read_limited(response)
     except httpx2.TimeoutException as error:
-        # Repeat only what was never connected: another request would add to the load of a slow service.
+        # Only a failed connection is retried: another request would add to the load of a slow service.
         unconnected = isinstance(error, httpx2.ConnectTimeout)
         raise Failure(Outcome.TIMEOUT, down=True, retryable=unconnected) from error
     except httpx2.DecodingError as error:

@@ -9,7 +9,7 @@ from app.core.middleware.route_table import RouteTable
 
 
 class MethodMiddleware:
-    """Answers 405 where a concrete path lacks the method, before a template takes the path."""
+    """Answers 405 if a concrete path lacks the method, before a template could match the path."""
 
     def __init__(self, app: ASGIApp, routes: RouteTable) -> None:
         self.app = app

@@ -11,7 +11,7 @@ _DOCUMENTATION = frozenset({"/docs", "/redoc", "/openapi.json"})
 
 
 class _NoRoute:
-    """What the metrics and the access line name where a path exists on the other port only."""
+    """The route, in metrics and access log, of a path that exists only on the other port."""
 
     path_format = UNMATCHED
 
@@ -19,7 +19,7 @@ class _NoRoute:
 class OperationsPortMiddleware:
     """Answers 404 to a path of the other port.
 
-    Both ports are listeners of the same workers, so the port that a request came to is all that tells them apart.
+    Both ports are listeners of the same workers, so only the port of its connection tells where a request belongs.
     """
 
     def __init__(self, app: ASGIApp, port: int) -> None:

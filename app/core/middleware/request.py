@@ -21,7 +21,7 @@ from app.core.observability.instruments import HTTP_IN_PROGRESS
 from app.core.observability.trace_id import set_trace_id, trace_id_of
 
 REACHED_APP = "app.reached"
-"""Key in the scope of a request that passed all middleware: what the application then answers is its own choice."""
+"""Key in the scope of a request that passed all middleware: an error response is then the application's own."""
 
 # Status in the access line and the metrics of a response that was cut off, whatever its head said. 499 is nginx's.
 _CUT_STATUS = {"client": 499, "error": 500, "shutdown": 503}
@@ -35,7 +35,7 @@ class _Exchange:
         self.started = perf_counter()
         self.trace_id = trace_id_of(scope["headers"])
         self.method: str = scope["method"]
-        # GET answers HEAD, unless a route does; the server's own scope, by which it omits the body, is left as it is.
+        # GET answers HEAD, unless a route does. The server's own scope is unchanged: because of it the body is omitted.
         as_get = self.method == "HEAD" and not routes.answers_head(scope["path"])
         self.scope = {**scope, "method": "GET"} if as_get else scope
         self.status: int | None = None
@@ -52,7 +52,7 @@ class _Exchange:
         if message["type"] == "http.response.start":
             await self._send(self._start(message))
             if self.method == "HEAD" and STREAM in self.scope:
-                # Its body would be dropped for as long as it goes on; the server tells the app that this is the end.
+                # The app would go on producing a body that is dropped; this message makes the server tell it to stop.
                 self.record()
                 await self._send({"type": "http.response.body", "body": b""})
             return
@@ -118,7 +118,7 @@ class _Exchange:
 
 
 async def _discard(_: Message) -> None:
-    """Do not send what the server has sent already."""
+    """Send nothing: the server has sent the response itself."""
 
 
 def record_rejection(scope: Scope, routes: RouteTable, status: int) -> str:
@@ -153,7 +153,7 @@ class RequestMiddleware:
         try:
             await self.app(exchange.scope, receive, exchange.send)
         except asyncio.CancelledError:
-            # The server cancels a request whose client has gone, or which is not done when the process has to exit.
+            # The server cancels a request if its client has disconnected, or if the process has to exit before its end.
             pass
         except Exception:
             cut = "error"

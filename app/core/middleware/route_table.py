@@ -13,7 +13,7 @@ UNMATCHED = "unmatched"
 
 
 class RouteTable:
-    """What can be asked of the routes of an application, whenever they were added.
+    """Answers questions about the routes of an application, including those added later.
 
     The template of a request comes from the route that served it, in the form that `include_router` gave it:
     `scope["route"].path` lacks the prefix since FastAPI 0.137.
@@ -30,7 +30,7 @@ class RouteTable:
         self._answer_head: set[str] = set()
 
     def attach(self, app: Starlette) -> None:
-        """Name the application whose routes these are: its middleware is made before it."""
+        """Set the application, whose middleware is made before it."""
         self._app = app
 
     @property
@@ -63,7 +63,7 @@ class RouteTable:
         """Return the template of the route that served a request, or `UNMATCHED`: never what the client sent."""
         route = scope.get("route")
         if route is None:
-            return self.template_of(scope["path"])  # rejected before routing, no route, or none of FastAPI's
+            return self.template_of(scope["path"])  # rejected before routing, no route, or not a route of FastAPI
         # `_FASTAPI_SCOPE_KEY` and `_FASTAPI_EFFECTIVE_ROUTE_CONTEXT_KEY` of `fastapi.routing`.
         context = scope.get("fastapi", _NOTHING).get("effective_route_context")
         if context is not None and context.original_route is route:

@@ -40,7 +40,7 @@ class UnhandledErrorMiddleware:
         try:
             await self.app(scope, receive, note_type)
         except WebSocketDisconnect:
-            pass  # the client has gone, and the handler has nothing to do about it
+            pass  # the client has disconnected, which needs no handling
         except Exception as error:
             if scope["type"] == "lifespan" or (sent is not None and sent not in _ACCEPTED):
                 raise  # too late for another response: the server logs the error and closes the connection

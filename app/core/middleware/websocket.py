@@ -41,19 +41,19 @@ class WebSocketExchange:
         try:
             await app(self._scope, self.receive, self.send)
         except asyncio.CancelledError:
-            pass  # the server's way to end an app that does not notice that its client has gone
+            pass  # the server cancels an app that does not notice that its client has disconnected
         finally:
             self._record()
 
     async def receive(self) -> Message:
-        """Receive, and note the code with which the client closes."""
+        """Receive a message, and note the code with which the client closes."""
         message = await self._receive()
         if message["type"] == "websocket.disconnect" and self._close_code is None:
             self._close_code = message.get("code", _NO_CODE)
         return message
 
     async def send(self, message: Message) -> None:
-        """Send, with the trace id in the response to the handshake."""
+        """Send a message, with the trace id in the response to the handshake."""
         kind = message["type"]
         if kind == "websocket.accept":
             self._status = 101

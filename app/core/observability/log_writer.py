@@ -14,7 +14,7 @@ from typing import TextIO
 _MAX_BYTES = 2 * 1024 * 1024
 # Workers share one pipe, which keeps a write whole only up to this size (POSIX, "write").
 _MAX_WRITE = select.PIPE_BUF
-# Seconds for which the first line waits for others: to wake the thread costs 30 us, to write a line 5.
+# Seconds for which the first line waits for others: waking the thread costs 30 us, writing a line 5.
 _PAUSE = 0.1
 _FLUSH_SECONDS = 1.0
 
@@ -33,11 +33,11 @@ class LogWriter:
         self._reset()
 
     def _reset(self) -> None:
-        """Begin anew in a forked process, whose parent writes the lines that are queued now."""
+        """Start empty in a forked process, since its parent writes the lines that are queued now."""
         self._queue: SimpleQueue[str | threading.Event] = SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._hurry = threading.Event()
-        # Each has one writer: the callers, which hold their handler's lock, and the thread.
+        self._flush_requested = threading.Event()
+        # Characters. Only callers, under their handler's lock, change the first, and only the thread the second.
         self._queued = self._taken = 0
 
     def put(self, line: str) -> None:
@@ -56,19 +56,19 @@ class LogWriter:
         if self._thread is not None and self._thread is not threading.current_thread():
             written = threading.Event()
             self._queue.put(written)
-            self._hurry.set()
+            self._flush_requested.set()
             written.wait(seconds)
 
     def _run(self) -> None:
         while True:
             first = self._queue.get()
             if isinstance(first, str):
-                self._hurry.wait(_PAUSE)
-            self._hurry.clear()
+                self._flush_requested.wait(_PAUSE)
+            self._flush_requested.clear()
             self._write_all(first)
 
     def _write_all(self, entry: str | threading.Event) -> None:
-        """Write `entry` and what else is queued, as many whole lines in one write as stay together."""
+        """Write `entry` and the queue, in writes of as many whole lines as the pipe keeps together."""
         lines: list[str] = []
         size = 0
         try:
@@ -93,13 +93,13 @@ class LogWriter:
         text = "".join(lines)
         try:
             _write_to(sys.__stdout__, text.encode("utf-8", "backslashreplace"))
-        except (OSError, ValueError):  # closed, or its reader has gone
+        except (OSError, ValueError):  # closed, or its reader has exited
             self.dropped += len(lines)
         self._taken += len(text)
 
 
 def _write_to(stream: TextIO | None, data: bytes) -> None:
-    if stream is None:  # closed when the process began: its descriptor may be another file's by now
+    if stream is None:  # closed when the process started: its descriptor may belong to another file now
         raise ValueError("no stdout")
     descriptor = stream.fileno()
     while data:

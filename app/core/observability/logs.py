@@ -17,10 +17,10 @@ from app.core.config import Settings
 from app.core.observability.log_writer import log_writer
 from app.core.observability.trace_id import get_otel_trace_id, get_trace_id
 
-# Several workers share one pipe, and POSIX keeps a write whole only up to PIPE_BUF (4096 on Linux). A text has at most
-# so many characters, or bytes of JSON, where one character may take twelve.
+# Limits of one text in a line: its characters, its bytes of JSON, and the bytes of JSON of one character. Workers share
+# one pipe, and POSIX keeps a write whole only up to PIPE_BUF (4096 on Linux).
 _LONGEST_TEXT, _LONGEST_JSON, _EXPANSION = 1500, 2000, 12
-# Names that no `extra` takes: those of the fixed fields, and uvicorn's copy of the message with terminal colours.
+# Names that `extra` cannot use: those of the fixed fields, and uvicorn's copy of the message with terminal colours.
 _RESERVED = "timestamp", "level", "logger", "service", "trace_id", "otel_trace_id", "exc_info", "color_message"
 
 # Control characters (C0, C1), line separators, and those that change the direction of text.
@@ -33,7 +33,7 @@ logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 
 def _text(value: str, *, from_end: bool = False) -> str:
-    """Write a JSON string, in ASCII, of as much of a text as a line may have."""
+    """Render a text as a JSON string in ASCII, cut to the limits."""
     text = _quote(value)
     if len(text) > _LONGEST_JSON:
         for length in _LONGEST_TEXT, _LONGEST_JSON // _EXPANSION:
@@ -48,7 +48,7 @@ def _member(name: str) -> str:
     return f", {_quote(name)}: "
 
 
-# How to write values of the types that most fields have.
+# Renderers of the types that most fields have.
 _RENDER: dict[type, Callable[[Any], str]] = {str: _text, int: repr, float: json.dumps, type(None): lambda _: "null"}
 
 
@@ -93,11 +93,11 @@ class JSONFormatter(JsonFormatter):
 
 
 # What a line of text does not repeat: a record's own attributes, and those that the access line's message has.
-_SAID = {*RESERVED_ATTRS, *_RESERVED, "parts", "method", "path", "status"}
+_OMITTED = {*RESERVED_ATTRS, *_RESERVED, "parts", "method", "path", "status"}
 
 
 class TextFormatter(logging.Formatter):
-    """Renders a record for the developer in front of a terminal."""
+    """Renders a record as text for a terminal."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-8s %(name)s: %(message)s%(parts)s", "%H:%M:%S")
@@ -105,7 +105,7 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Add the trace id, and what the caller gave as `extra`."""
         parts = {"trace_id": get_trace_id()}
-        parts |= {name: value for name, value in record.__dict__.items() if name not in _SAID}
+        parts |= {name: value for name, value in record.__dict__.items() if name not in _OMITTED}
         record.parts = _escape("".join(f"  {name}={value}" for name, value in parts.items() if value is not None))
         return super().format(record)
 
@@ -133,11 +133,11 @@ class LineHandler(logging.StreamHandler[Any]):
             return
         try:
             log_writer.put(self.format(record) + self.terminator)
-        except Exception:  # noqa: BLE001 - as every handler of `logging` has it
+        except Exception:  # noqa: BLE001 - as in `logging`'s own handlers
             self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is `logging`'s
-        """Say that a record could not be rendered, without what it holds."""
+        """Log that a record could not be rendered, without its content."""
         kind = type(sys.exception()).__name__
         failed = {"levelno": logging.ERROR, "levelname": "ERROR", "msg": f"A log record could not be rendered: {kind}"}
         log_writer.put(self.format(logging.makeLogRecord({"name": record.name, **failed})) + self.terminator)

@@ -1,8 +1,8 @@
 """The memory-mapped files of the metrics, with their space allocated.
 
-The library makes sparse files: where their file system is full, the first write to a new page ends the process (SIGBUS,
-mmap(2)). Allocated files cannot fail so; where there is no space, the values of this worker stay in its own memory, and
-a scrape does not see them.
+The library creates sparse files: if their file system is full, the first write to a new page ends the process (SIGBUS,
+mmap(2)). Allocated files cannot fail this way; without space, the values of this worker stay in its own memory, where a
+scrape does not see them.
 """
 
 import logging
@@ -23,7 +23,7 @@ class AllocatedDict(MmapedDict):
 
     def __init__(self, filename: str, read_mode: bool = False) -> None:  # noqa: FBT001, FBT002 - the library's
         self._private = not read_mode and not _allocate(filename, _SIZE)
-        # Where there is no space: a file that nobody sums, without a name.
+        # Without space: a file without a name, which no scrape reads.
         super().__init__(f"/proc/self/fd/{os.memfd_create('metrics')}" if self._private else filename, read_mode)  # type: ignore[no-untyped-call]
 
     def _init_value(self, key: str) -> None:
@@ -34,7 +34,7 @@ class AllocatedDict(MmapedDict):
         super()._init_value(key)  # type: ignore[no-untyped-call]
 
     def _move(self) -> None:
-        """Go on in memory of this process; the file keeps the values that it has."""
+        """Continue in memory of this process; the file keeps its values."""
         self._private = True
         content = self._m[: self._capacity]
         self._f.close()
@@ -45,7 +45,7 @@ class AllocatedDict(MmapedDict):
 
 
 def _allocate(filename: str, size: int) -> bool:
-    """Make a file at least so large; return whether there is space for it."""
+    """Make a file at least `size` bytes large; return whether there is space."""
     try:
         descriptor = os.open(filename, os.O_RDWR | os.O_CREAT, 0o644)
         try:

@@ -106,7 +106,7 @@ def _remote(parent: Parent, headers: Headers) -> NonRecordingSpan:
 
 
 class _Finish(SpanProcessor):
-    """Adds the request's own id where it differs, and removes what must not be in the logs either."""
+    """Adds the request's own id where it differs, and removes query strings, which the logs omit as well."""
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:  # noqa: ARG002
         if span.kind is not SpanKind.SERVER:

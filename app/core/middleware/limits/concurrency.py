@@ -20,9 +20,9 @@ _shed = HTTP_SHED.labels("in_flight")
 
 
 class ConcurrencyLimitMiddleware:
-    """Rejects requests while `limit` are in flight in this process, and early retries while half of that are.
+    """Rejects requests while `limit` are in flight in this process, and early retries while half of `limit` are.
 
-    Clients that were rejected and retry at once would otherwise displace those that wait as `Retry-After` says.
+    Clients that retry at once would otherwise displace those that wait as `Retry-After` says.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ class _Slot:
             self._limiter.in_flight -= 1
 
     async def receive(self) -> Message:
-        """Receive, and take the slot when the body is complete; the limit may have been reached meanwhile."""
+        """Receive a message, and take the slot with the end of the body, unless the limit was reached meanwhile."""
         message = await (self._receive if self.stream is None else self.stream.receive)()
         if self._waiting and not message.get("more_body", False):
             if not self._limiter.has_capacity(self._scope):
@@ -120,7 +120,7 @@ class _Slot:
         return message
 
     async def send(self, message: Message) -> None:
-        """Send, and release the slot with the last message, however slowly the client reads it."""
+        """Send a message, and release the slot with the last one, however slowly the client reads."""
         if message["type"] == "http.response.start" and is_stream(message):
             await self._start_stream(message)
         elif self.stream is not None:

@@ -10,13 +10,13 @@ section 9.2.3). Other streams would be incomplete; they have `SHUTDOWN_TIMEOUT` 
 
 from starlette.types import Message, Receive, Scope, Send
 
+from app.core.error_responses import WITHOUT_BODY
 from app.core.lifecycle import lifecycle
 from app.core.observability.instruments import HTTP_SHED, HTTP_STREAMS
 
 STREAM = "app.stream"
 """Key in the scope of a request whose response is a stream."""
 
-_WITHOUT_BODY = frozenset({204, 304})  # RFC 9110, section 8.6
 _DISCONNECT: Message = {"type": "http.disconnect"}
 _LAST: Message = {"type": "http.response.body", "body": b"", "more_body": False}
 _shed = HTTP_SHED.labels("streams")
@@ -36,7 +36,7 @@ class StreamLimit:
         self.open = 0
 
     def take(self, kind: str) -> bool:
-        """Count a stream that opens, and return whether it may; one that may not is counted as shed."""
+        """Count a stream and return True, or count it as shed and return False if the limit is reached."""
         if self.open >= self.limit:
             _shed.inc()
             return False
@@ -55,7 +55,7 @@ def is_stream(start: Message) -> bool:
     for name, _ in start["headers"]:
         if name == b"content-length":
             return False
-    return start["status"] not in _WITHOUT_BODY
+    return start["status"] not in WITHOUT_BODY
 
 
 def is_event_stream(start: Message) -> bool:
@@ -94,7 +94,7 @@ class Stream:
         await self._send(message)
 
     async def receive(self) -> Message:
-        """Receive; server-sent events that have to end are told that the client has gone."""
+        """Receive a message; server-sent events that have to end are told that the client has disconnected."""
         if self._closing:
             return _DISCONNECT
         message = await self._receive()  # the server lets it return when the streams are to end
