@@ -22,8 +22,10 @@ ITEMS_ONLY = (
     "scripts/load-items",
     "scripts/load_items.py",
     "tests/contract",
+    "tests/distributed/test_idempotency.py",
+    "tests/distributed/test_paging.py",
+    "tests/distributed/test_router.py",
     "tests/items",
-    "tests/scripts/test_load_items.py",
 )
 CHANGELOG = """\
 # Changelog
@@ -39,8 +41,8 @@ README.md merge=ours
 """
 VERSION = "0.1.0"
 # A block to remove, from "# items: begin" to "# items: end"; in Markdown, from "<!-- items: begin -->".
-BLOCK = r"^[ \t]*(?:#|//|<!--) {kind}: begin\b.*\n(?:.*\n)*?[ \t]*(?:#|//|<!--) {kind}: end\b.*\n"
-# How app/main.py and the import contracts in pyproject.toml name items, and what replaces each match.
+BLOCK = r"^[ \t]*(?:#|//|--|<!--) {kind}: begin\b.*\n(?:.*\n)*?[ \t]*(?:#|//|--|<!--) {kind}: end\b.*\n"
+# How app/main.py and the import contracts in pyproject.toml name items, and what is left of each line.
 _COMPOSED = (
     (r"^from app\.items\b.*\n", ""),
     (r"^( *)if load\(InventorySettings\).*\n\1    .*\n", ""),

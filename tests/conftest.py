@@ -4,40 +4,30 @@ Every wait in a test has a bound, and no test reads the developer's environment 
 """
 
 import contextlib
-import importlib
 import io
 import json
 import logging.config
 import os
-import re
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, LiteralString, Protocol
 
 import pytest
-from _pytest.terminal import TerminalReporter
 from psycopg2.extensions import connection as PsycopgConnection  # noqa: N812 - it is a class
 from pydantic import SecretStr
-from pydantic_settings import BaseSettings
 from starlette.testclient import TestClient
 
+import tests.sample.router  # noqa: F401 - its settings are among those below
 from app.core.config import Settings
 from tests.support.cluster import Cluster, clean, connected, run
 from tests.support.proxy import Proxy
-from tests.support.service import ROOT, Service
+from tests.support.reporting import Reporting
+from tests.support.service import SAMPLE, Service
+from tests.support.settings import kinds
 
-# The settings of core, and of each feature that has some.
-_KINDS: list[type[BaseSettings]] = [Settings]
-for _file in sorted((ROOT / "app").glob("*/settings.py")):
-    _found = vars(importlib.import_module(f"app.{_file.parent.name}.settings")).values()
-    _KINDS += [
-        kind
-        for kind in _found
-        if isinstance(kind, type) and issubclass(kind, BaseSettings) and kind is not BaseSettings
-    ]
-# `app.main` makes an app while it is imported, and with it settings; it does not connect.
-for _kind in _KINDS:
+# An application is made while its module is imported, and with it settings; it does not connect.
+for _kind in kinds():
     _kind.model_config["env_file"] = None
     for _name in _kind.model_fields:
         os.environ.pop(_name.upper(), None)
@@ -46,7 +36,7 @@ for _name in ("PROMETHEUS_MULTIPROC_DIR", "METRICS_SLOT"):
 os.environ["DATABASE_URL"] = "postgresql://nobody@127.0.0.1:1/nowhere"
 
 from app.core.observability.logs import LineHandler, log_config  # noqa: E402
-from app.main import create_app  # noqa: E402
+from tests.sample.app import create_app  # noqa: E402
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -63,50 +53,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(skip)
 
 
-class FailuresAtOnce:
-    """Says what failed as soon as it has: the report comes at the end of a run of minutes."""
-
-    def __init__(self, terminal: TerminalReporter) -> None:
-        self._terminal = terminal
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Write the first line of a failure."""
-        if report.failed:
-            message = getattr(getattr(report.longrepr, "reprcrash", None), "message", str(report.longrepr))
-            self._terminal.ensure_newline()
-            self._terminal.write_line(
-                f"{report.when}: {report.nodeid}: {message.partition(chr(10))[0][:300]}", red=True
-            )
-
-
 @pytest.hookimpl(trylast=True)  # after the terminal reporter is there
 def pytest_configure(config: pytest.Config) -> None:
-    """Report failures at once, in the process that has the terminal."""
+    """Report, in the process that has the terminal."""
     terminal = config.pluginmanager.get_plugin("terminalreporter")
     if terminal is not None and not hasattr(config, "workerinput"):
-        config.pluginmanager.register(FailuresAtOnce(terminal))
-
-
-_ITEMS = re.compile(r"/items\b|app\.items|tests\.(contract|items)|\b(INTO|FROM|TABLE|UPDATE|TRUNCATE) items\b")
-_without_items: list[str] = []
-
-
-def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """Leave out the tests that ask for items, in a copy without that feature (`scripts/adopt --without-items`)."""
-    if (ROOT / "app" / "items").exists() or collection_path.suffix != ".py":
-        return None
-    files = (file for file in (collection_path, collection_path.with_name("conftest.py")) if file.exists())
-    if collection_path.parent == ROOT / "tests" or not any(_ITEMS.search(file.read_text()) for file in files):
-        return None
-    _without_items.append(str(collection_path.relative_to(ROOT)))
-    return True
-
-
-def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
-    """Name what was left out."""
-    if not (ROOT / "app" / "items").exists():
-        terminalreporter.write_line("not run, because they ask for items, which this copy does not have:")
-        terminalreporter.write_line(" ".join(sorted(set(_without_items))) or "(see each pytest-xdist worker)")
+        config.pluginmanager.register(Reporting(terminal))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -144,7 +96,7 @@ class MakeClient(Protocol):
 class StartService(Protocol):
     """Starts a service with these environment variables."""
 
-    def __call__(self, *, app: str = "app.main:app", **variables: str) -> Service:
+    def __call__(self, *, app: str = SAMPLE, **variables: str) -> Service:
         """Start it; it ends with the test."""
         ...
 
@@ -288,11 +240,17 @@ def service(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture
-def start_service(database_url: str, tmp_path: Path) -> Iterator[StartService]:
+def served() -> str:
+    """Name the application that `start_service` serves."""
+    return SAMPLE
+
+
+@pytest.fixture
+def start_service(database_url: str, served: str, tmp_path: Path) -> Iterator[StartService]:
     """Run services with special settings, on the test's database unless told otherwise."""
     with contextlib.ExitStack() as stack:
 
-        def start(*, app: str = "app.main:app", **variables: str) -> Service:
+        def start(*, app: str = served, **variables: str) -> Service:
             variables = {"DATABASE_URL": database_url, **variables}
             return stack.enter_context(running_service(tmp_path, app=app, **variables))
 
@@ -300,7 +258,7 @@ def start_service(database_url: str, tmp_path: Path) -> Iterator[StartService]:
 
 
 @contextlib.contextmanager
-def running_service(folder: Path, *, app: str = "app.main:app", **variables: str) -> Iterator[Service]:
+def running_service(folder: Path, *, app: str = SAMPLE, **variables: str) -> Iterator[Service]:
     defaults = {"HOST": "127.0.0.1", "WEB_CONCURRENCY": "2", "DRAIN_SECONDS": "0", "SHUTDOWN_TIMEOUT": "5"}
     service = Service(folder, {**defaults, **variables}, app=app)
     try:

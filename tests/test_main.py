@@ -9,13 +9,13 @@ ROUTES = {
     "/health/live": {"GET"},
     "/health/ready": {"GET"},
     "/metrics": {"GET"},
-    "/items": {"GET", "POST"},
-    "/items/batch": {"POST"},
-    "/items/{item_id}": {"GET", "PATCH", "DELETE"},
+    "/things": {"GET", "POST"},
+    "/things/batch": {"POST"},
+    "/things/{thing_id}": {"GET", "PATCH", "DELETE"},
 }
 
 
-def test_the_routes_are_the_contract_s(client: TestClient) -> None:
+def test_the_document_has_the_platform_s_routes_and_a_feature_s(client: TestClient) -> None:
     document = client.get("/openapi.json").json()
     described = {path: {method.upper() for method in methods} for path, methods in document["paths"].items()}
 

@@ -38,6 +38,14 @@ def empty_database_url(cluster: Cluster) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture
+def own_database_url(cluster: Cluster) -> Iterator[str]:
+    """Name a database that is migrated, and has nothing else."""
+    with cluster.database(empty=True) as url:
+        migrate(url)
+        yield url
+
+
 def start_alembic(url: str, *arguments: str) -> "subprocess.Popen[bytes]":
     """Start Alembic as an operator does."""
     return start_python(url, "-m", "alembic", *arguments)
@@ -122,19 +130,19 @@ def test_any_number_of_starters_migrate_once_and_none_fails(empty_database_url: 
     assert [process.returncode for process in processes] == [0] * 8, said
     revisions = len(list(ScriptDirectory.from_config(Config(ROOT / "alembic.ini")).walk_revisions()))
     assert sum(text.count("Running upgrade") for text in said) == revisions
-    assert ("items",) in query(empty_database_url, TABLES)
+    assert ("idempotency_keys",) in query(empty_database_url, TABLES)
 
 
 def test_a_migration_does_not_wait_long_for_a_lock(own_database_url: str) -> None:
     """Whoever waits for an exclusive lock makes everybody behind wait too."""
     with connected(own_database_url) as other, other.cursor() as cursor:
-        cursor.execute("BEGIN; SELECT * FROM items")
+        cursor.execute("BEGIN; SELECT * FROM idempotency_keys")
         process = start_alembic(own_database_url, "downgrade", "base")
         said = process.communicate(timeout=120)[0].decode()
 
     assert process.returncode != 0
     assert "lock timeout" in said
-    assert ("items",) in query(own_database_url, TABLES)
+    assert ("idempotency_keys",) in query(own_database_url, TABLES)
 
 
 def test_the_sql_for_review_sets_its_bounds_first() -> None:
@@ -142,7 +150,9 @@ def test_the_sql_for_review_sets_its_bounds_first() -> None:
     sql = process.communicate(timeout=120)[0].decode()
 
     assert process.returncode == 0
-    assert sql.index("SET lock_timeout") < sql.index("SET statement_timeout") < sql.index("CREATE TABLE items")
+    assert (
+        sql.index("SET lock_timeout") < sql.index("SET statement_timeout") < sql.index("CREATE TABLE idempotency_keys")
+    )
 
 
 def test_a_rollback_meets_a_newer_schema_and_has_nothing_to_do(own_database_url: str) -> None:

@@ -22,9 +22,13 @@ def upgrade() -> None:
         "CREATE FUNCTION set_next_version() RETURNS trigger LANGUAGE plpgsql AS $$ "
         "BEGIN NEW.version := OLD.version + 1; NEW.updated_at := now(); RETURN NEW; END $$"
     )
+    # items: begin (the trigger)
     op.execute("CREATE TRIGGER next_version BEFORE UPDATE ON items FOR EACH ROW EXECUTE FUNCTION set_next_version()")
+    # items: end (the trigger)
 
 
 def downgrade() -> None:
+    # items: begin (the trigger)
     op.execute("DROP TRIGGER next_version ON items")
+    # items: end (the trigger)
     op.execute("DROP FUNCTION set_next_version()")

@@ -9,7 +9,9 @@
 SET citus.enable_unsafe_triggers = on;
 DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET citus.enable_unsafe_triggers = on', current_database()); END $$;
 
+-- items: begin
 SELECT create_distributed_table('items', 'id');
+-- items: end
 
 -- `idempotency_keys` stays a local table of the coordinator: a reference table deadlocks under concurrent creates.
 SELECT citus_add_local_table_to_metadata('idempotency_keys');

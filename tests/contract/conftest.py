@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.conftest import StartService
-from tests.support.cluster import query
+from tests.conftest import StartService, running_service
+from tests.support.cluster import Cluster, query
 from tests.support.service import Service
 
 
@@ -39,6 +39,24 @@ class _InventoryHandler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
+
+
+APP = "app.main:app"
+
+
+@pytest.fixture
+def served() -> str:
+    """Name what these tests are about: the application as it is deployed."""
+    return APP
+
+
+@pytest.fixture(scope="session")
+def service(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Run it, with two workers, for all of them."""
+    folder = tmp_path_factory.mktemp("service")
+    with cluster.database() as url, running_service(folder, app=APP, DATABASE_URL=url) as service:
+        service.wait_for_workers(2)
+        yield service
 
 
 @pytest.fixture

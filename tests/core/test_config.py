@@ -19,7 +19,7 @@ from tests.support.service import ROOT, environment
 from tests.support.settings import all_fields
 
 SECRET = "hunter2"  # noqa: S105 - it must not show
-URL = f"postgresql://items:{SECRET}@db.example/items"
+URL = f"postgresql://things:{SECRET}@db.example/things"
 
 
 @pytest.fixture(autouse=True)
@@ -57,19 +57,19 @@ BAD = {
     "WEB_CONCURRENCY": ["0", "-1", "257", "two", "1.5"],
     "DATABASE_URL": [
         SECRET,
-        f"mysql://items:{SECRET}@db/items",
-        f"postgresql+asyncpg://items:{SECRET}@db/items",
-        f"postgresql//items:{SECRET}@db",
-        f"postgresql://items:{SECRET}@db:port/items",
-        f"postgresql://items:{SECRET}@db:1,db2:65536/items",
-        f"postgresql://items:{SECRET}@db:0/items",
-        f"postgresql://items:{SECRET}%zz@db/items",
-        f"postgresql://items:{SECRET}@db/items?nonsense={SECRET}",
-        f"postgresql://items:{SECRET}@[db/items",
+        f"mysql://things:{SECRET}@db/things",
+        f"postgresql+asyncpg://things:{SECRET}@db/things",
+        f"postgresql//things:{SECRET}@db",
+        f"postgresql://things:{SECRET}@db:port/things",
+        f"postgresql://things:{SECRET}@db:1,db2:65536/things",
+        f"postgresql://things:{SECRET}@db:0/things",
+        f"postgresql://things:{SECRET}%zz@db/things",
+        f"postgresql://things:{SECRET}@db/things?nonsense={SECRET}",
+        f"postgresql://things:{SECRET}@[db/things",
         f"host=db password={SECRET}",
-        f"postgresql://items:{SECRET}@one,two,three/items?port=1,2",
-        f"postgresql://items:{SECRET}@one,two/items?hostaddr=127.0.0.1",
-        f"postgresql://items:{SECRET}@db/items?connect_timeout=-1",
+        f"postgresql://things:{SECRET}@one,two,three/things?port=1,2",
+        f"postgresql://things:{SECRET}@one,two/things?hostaddr=127.0.0.1",
+        f"postgresql://things:{SECRET}@db/things?connect_timeout=-1",
     ],
     "DB_POOL_SIZE": ["0", "-1", "101", "many"],
     "DB_POOL_TIMEOUT": ["0", "-1", "61", "nan", "inf", "soon"],
@@ -97,14 +97,14 @@ def test_a_bad_variable_is_named_and_not_quoted(
     ("variables", "message"),
     [
         ({"AUTH_ISSUER": "https://id.example"}, "AUTH_AUDIENCE: required with AUTH_ISSUER"),
-        ({"AUTH_AUDIENCE": "items"}, "AUTH_ISSUER: required with AUTH_AUDIENCE"),
+        ({"AUTH_AUDIENCE": "things"}, "AUTH_ISSUER: required with AUTH_AUDIENCE"),
         ({"AUTH_JWKS_URL": "https://id.example/keys"}, "AUTH_AUDIENCE: required with AUTH_JWKS_URL"),
         ({"AUTH_ALGORITHMS": "RS256"}, "AUTH_AUDIENCE: required with AUTH_ALGORITHMS"),
         ({"PORT": "9000", "OPS_PORT": "9000"}, "OPS_PORT: must differ from PORT"),
         (
             {
                 "AUTH_ISSUER": "https://id.example",
-                "AUTH_AUDIENCE": "items",
+                "AUTH_AUDIENCE": "things",
                 "AUTH_JWKS_URL": "https://id.example/keys",
                 "AUTH_JWKS_FILE": __file__,
             },
@@ -144,7 +144,7 @@ def test_variables_that_do_not_go_together_stop_the_start(
 
 def test_an_issuer_keeps_its_spelling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTH_ISSUER", "https://ID.example")
-    monkeypatch.setenv("AUTH_AUDIENCE", "items")
+    monkeypatch.setenv("AUTH_AUDIENCE", "things")
 
     assert load_settings().auth_issuer == "https://ID.example"
 

@@ -21,11 +21,11 @@ PROBLEM = "application/problem+json"
 
 
 def test_an_unknown_path_is_404(client: TestClient) -> None:
-    for path in ("/", "/nothing", "/items/1/x", "//items", "/ITEMS", "/health", "/favicon.ico"):
+    for path in ("/", "/nothing", "/things/1/x", "//things", "/THINGS", "/health", "/favicon.ico"):
         assert assert_error(client.get(f"http://testserver{path}"), 404, "NOT_FOUND")["message"] == "Not found"
 
 
-@pytest.mark.parametrize("path", ["/items", "/items/1"])
+@pytest.mark.parametrize("path", ["/things", "/things/1"])
 def test_a_slash_at_the_end_is_redirected_as_fastapi_does_it(client: TestClient, path: str) -> None:
     for method in ("GET", "PATCH"):
         response = client.request(method, f"{path}/", follow_redirects=False)
@@ -36,10 +36,10 @@ def test_a_slash_at_the_end_is_redirected_as_fastapi_does_it(client: TestClient,
 @pytest.mark.parametrize(
     ("path", "allowed"),
     [
-        ("/items", "GET, HEAD, POST"),
-        ("/items/1", "DELETE, GET, HEAD, PATCH"),
-        ("/items/geheim", "DELETE, GET, HEAD, PATCH"),
-        ("/items/batch", "POST"),
+        ("/things", "GET, HEAD, POST"),
+        ("/things/1", "DELETE, GET, HEAD, PATCH"),
+        ("/things/geheim", "DELETE, GET, HEAD, PATCH"),
+        ("/things/batch", "POST"),
         ("/health/live", "GET, HEAD"),
         ("/health/ready", "GET, HEAD"),
         ("/metrics", "GET, HEAD"),
@@ -69,7 +69,7 @@ def test_405_allows_every_method_of_the_path(client: TestClient, path: str, allo
     ],
 )
 def test_a_body_that_is_not_plain_json_is_415(client: TestClient, headers: dict[str, str]) -> None:
-    response = client.post("/items", content=b'{"name": "x", "price": 1}', headers=headers)
+    response = client.post("/things", content=b'{"name": "x", "price": 1}', headers=headers)
 
     assert_error(response, 415, "UNSUPPORTED_MEDIA_TYPE")
     assert response.headers["accept"] == "application/json"
@@ -86,7 +86,7 @@ def test_a_body_that_is_not_plain_json_is_415(client: TestClient, headers: dict[
     ],
 )
 def test_json_is_json_however_it_is_spelt(client: TestClient, media_type: str) -> None:
-    response = client.post("/items", content=b'{"name": "x", "price": 1}', headers={"Content-Type": media_type})
+    response = client.post("/things", content=b'{"name": "x", "price": 1}', headers={"Content-Type": media_type})
 
     assert response.status_code == 201
 
@@ -99,13 +99,13 @@ def test_a_body_may_be_as_large_as_the_limit_and_no_larger(make_client: MakeClie
     client = make_client(max_body_bytes=100)
     headers = {"Content-Type": "application/json"}
 
-    assert client.post("/items", content=_sized(100), headers=headers).status_code == 201
-    assert_error(client.post("/items", content=_sized(101), headers=headers), 413, "PAYLOAD_TOO_LARGE")
-    for path in ("/nothing", "/items/1"):
+    assert client.post("/things", content=_sized(100), headers=headers).status_code == 201
+    assert_error(client.post("/things", content=_sized(101), headers=headers), 413, "PAYLOAD_TOO_LARGE")
+    for path in ("/nothing", "/things/1"):
         assert_error(client.put(path, content=_sized(101), headers=headers), 413, "PAYLOAD_TOO_LARGE")
 
 
-POST = b"POST /items HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+POST = b"POST /things HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 LAST = b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
 
@@ -151,14 +151,14 @@ def test_a_length_that_is_none_is_400(service: Service, declared: bytes) -> None
 
 
 def test_what_it_was_is_still_there_after_a_refused_body(service: Service) -> None:
-    item = service.client.post("/items", json={"name": "x", "price": 1}).json()
+    thing = service.client.post("/things", json={"name": "x", "price": 1}).json()
 
     response = service.client.patch(
-        f"/items/{item['id']}", content=b" " * 2_000_000, headers={"Content-Type": "application/json"}
+        f"/things/{thing['id']}", content=b" " * 2_000_000, headers={"Content-Type": "application/json"}
     )
 
     assert_error(response, 413, "PAYLOAD_TOO_LARGE")
-    assert service.client.get(f"/items/{item['id']}").json() == item
+    assert service.client.get(f"/things/{thing['id']}").json() == thing
 
 
 def test_a_crash_is_500_with_a_trace_id_and_no_internals(make_client: MakeClient, logs: Logs) -> None:
@@ -183,9 +183,9 @@ def test_a_crash_is_500_with_a_trace_id_and_no_internals(make_client: MakeClient
 
 def test_a_defect_in_sql_is_500_and_says_nothing_of_it(own_database_url: str, start_service: StartService) -> None:
     service = start_service(DATABASE_URL=own_database_url)
-    query(own_database_url, "ALTER TABLE items RENAME COLUMN description TO remarks")
+    query(own_database_url, "ALTER TABLE things RENAME COLUMN description TO remarks")
 
-    response = service.client.get("/items/1")
+    response = service.client.get("/things/1")
 
     assert assert_error(response, 500, "INTERNAL_ERROR") == {
         "code": "INTERNAL_ERROR",
@@ -199,12 +199,12 @@ def test_cors_and_trusted_hosts_answer_in_the_envelope(make_client: MakeClient) 
     client = make_client(cors_origins="https://good.example", trusted_hosts="testserver,*.good.example")
     preflight = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
 
-    assert_error(client.options("/items", headers=preflight), 400, "INVALID_INPUT")
-    assert_error(client.get("/items", headers={"Host": "evil.example"}), 400, "INVALID_INPUT")
-    good = client.options("/items", headers={**preflight, "Origin": "https://good.example"})
+    assert_error(client.options("/things", headers=preflight), 400, "INVALID_INPUT")
+    assert_error(client.get("/things", headers={"Host": "evil.example"}), 400, "INVALID_INPUT")
+    good = client.options("/things", headers={**preflight, "Origin": "https://good.example"})
     assert good.status_code == 200
     assert good.headers["access-control-allow-origin"] == "https://good.example"
-    assert client.get("/items", headers={"Host": "a.good.example"}).status_code == 200
+    assert client.get("/things", headers={"Host": "a.good.example"}).status_code == 200
     # Kubernetes and Prometheus ask the pod's address.
     assert client.get("/health/live", headers={"Host": "10.1.2.3:8000"}).status_code == 200
 
@@ -216,7 +216,7 @@ def test_errors_carry_cors_headers_so_that_browsers_show_them(make_client: MakeC
         raise RuntimeError
 
     serve(client, "/crash", crash)
-    for path, status in {"/nothing": 404, "/items/x": 422, "/crash": 500}.items():
+    for path, status in {"/nothing": 404, "/things/x": 422, "/crash": 500}.items():
         response = client.get(path, headers={"Origin": "https://good.example"})
         assert response.status_code == status
         assert response.headers.get("access-control-allow-origin") == "https://good.example", path
@@ -224,7 +224,7 @@ def test_errors_carry_cors_headers_so_that_browsers_show_them(make_client: MakeC
 
 
 def test_without_cors_origins_and_trusted_hosts_there_is_neither(client: TestClient) -> None:
-    response = client.get("/items", headers={"Origin": "https://any.example", "Host": "any.example"})
+    response = client.get("/things", headers={"Origin": "https://any.example", "Host": "any.example"})
 
     assert response.status_code == 200
     assert "access-control-allow-origin" not in response.headers
@@ -244,7 +244,7 @@ def test_without_cors_origins_and_trusted_hosts_there_is_neither(client: TestCli
     ],
 )
 def test_a_client_that_prefers_problem_json_gets_it(client: TestClient, accept: str) -> None:
-    response = client.get("/items/7?x=1", headers={"Accept": accept})
+    response = client.get("/things/7?x=1", headers={"Accept": accept})
 
     assert response.status_code == 404
     assert response.headers["content-type"] == PROBLEM
@@ -252,9 +252,9 @@ def test_a_client_that_prefers_problem_json_gets_it(client: TestClient, accept: 
         "type": "about:blank",
         "title": "Not Found",
         "status": 404,
-        "detail": "Item 7 not found",
-        "instance": "/items/7",
-        "code": "ITEM_NOT_FOUND",
+        "detail": "Thing 7 not found",
+        "instance": "/things/7",
+        "code": "THING_NOT_FOUND",
         "trace_id": response.headers["x-trace-id"],
     }
 
@@ -277,17 +277,17 @@ def test_a_client_that_prefers_problem_json_gets_it(client: TestClient, accept: 
     ],
 )
 def test_another_client_gets_the_envelope(client: TestClient, accept: str) -> None:
-    assert_error(client.get("/items/7", headers=[(b"Accept", accept.encode("latin-1"))]), 404, "ITEM_NOT_FOUND")
+    assert_error(client.get("/things/7", headers=[(b"Accept", accept.encode("latin-1"))]), 404, "THING_NOT_FOUND")
 
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
         ("GET", "/nothing", 404),
-        ("PUT", "/items", 405),
-        ("POST", "/items", 415),
-        ("GET", "/items/x", 422),
-        ("POST", "/items/batch", 415),
+        ("PUT", "/things", 405),
+        ("POST", "/things", 415),
+        ("GET", "/things/x", 422),
+        ("POST", "/things/batch", 415),
     ],
 )
 def test_every_kind_of_error_can_be_a_problem(client: TestClient, method: str, path: str, status: int) -> None:
@@ -304,11 +304,11 @@ def test_every_kind_of_error_can_be_a_problem(client: TestClient, method: str, p
 
 
 def test_errors_vary_by_accept(client: TestClient) -> None:
-    assert client.get("/items/7").headers["vary"] == "Accept"
+    assert client.get("/things/7").headers["vary"] == "Accept"
 
 
 @pytest.mark.parametrize(
-    "path", ["/items/%00", "/%00", "/%ED%A0%80", "/%FF", "/items/%F0%9F%92%A9", "/a%0D%0Ab", "/" + "x" * 20_000]
+    "path", ["/things/%00", "/%00", "/%ED%A0%80", "/%FF", "/things/%F0%9F%92%A9", "/a%0D%0Ab", "/" + "x" * 20_000]
 )
 def test_strange_paths_are_4xx_in_either_form(client: TestClient, path: str) -> None:
     for accept in ("*/*", PROBLEM):

@@ -74,8 +74,8 @@ def test_each_override_is_called_by_its_library(
     callers: dict[str, set[str]], make_client: MakeClient, tmp_path: Path
 ) -> None:
     client = make_client(trusted_hosts=("testserver",))
-    item = client.post("/items", json={"name": "Lamp", "price": 1}).json()
-    assert client.get(f"/items/{item['id']}").status_code == 200
+    thing = client.post("/things", json={"name": "Lamp", "price": 1}).json()
+    assert client.get(f"/things/{thing['id']}").status_code == 200
     _things()
     serve(client, "/statements", _execute_in_each_way, Mode.TRANSACTION)
     assert client.get("/statements").status_code == 200
@@ -131,8 +131,8 @@ def test_the_effective_route_is_in_the_scope(client: TestClient) -> None:
     """The keys of `scope["fastapi"]` that `app.core.middleware.route_table` reads."""
     assert routing._FASTAPI_SCOPE_KEY == "fastapi"
     assert routing._FASTAPI_EFFECTIVE_ROUTE_CONTEXT_KEY == "effective_route_context"
-    client.get("/items/7")
-    assert 'path="/items/{item_id}"' in client.get("/metrics").text
+    client.get("/things/7")
+    assert 'path="/things/{thing_id}"' in client.get("/metrics").text
 
 
 @pytest.mark.parametrize(

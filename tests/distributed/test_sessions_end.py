@@ -35,6 +35,6 @@ def test_nodes_whose_sessions_end_lose_no_acknowledged_write(
 
     verdict = report(history.judge("6 x every session of every node terminated", database_url, ended=ended))
 
-    assert set(history.failures()) <= {"503 DATABASE_ERROR", "503 OVERLOADED", "404 ITEM_NOT_FOUND"}
+    assert set(history.failures()) <= {"503 DATABASE_ERROR", "503 OVERLOADED", "404 THING_NOT_FOUND"}
     assert verdict.recovered is not None
     assert verdict.recovered < 5

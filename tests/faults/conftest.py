@@ -13,7 +13,7 @@ from _pytest.terminal import TerminalReporter
 
 from tests.faults.history import Verdict
 from tests.faults.postgresql import PostgreSQL
-from tests.support.cluster import migrate, query
+from tests.support.cluster import prepare, query
 from tests.support.proxy import Proxy
 from tests.support.service import Service
 
@@ -60,14 +60,14 @@ class StartService:
 def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgreSQL]:
     """Run a durable PostgreSQL that nobody else uses: it will be hurt."""
     with PostgreSQL.running(tmp_path_factory.mktemp("hurt")) as server:
-        migrate(server.url)
+        prepare(server.url)
         yield server
 
 
 @pytest.fixture
 def database(postgresql: PostgreSQL) -> str:
     """Name its database, with empty tables."""
-    query(postgresql.url, "TRUNCATE items, idempotency_keys RESTART IDENTITY CASCADE")
+    query(postgresql.url, "TRUNCATE things, idempotency_keys RESTART IDENTITY CASCADE")
     return postgresql.url
 
 

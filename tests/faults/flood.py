@@ -14,9 +14,9 @@ from collections import Counter
 
 _WARM_UP = 6.0
 _CREATES = 4  # one request of so many is a create
-_READ = b"GET /items?limit=2 HTTP/1.1\r\nHost: x\r\n\r\n"
+_READ = b"GET /things?limit=2 HTTP/1.1\r\nHost: x\r\n\r\n"
 _BODY = b'{"name": "flood", "price": 1}'
-_CREATE = b"POST /items HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (
+_CREATE = b"POST /things HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (
     len(_BODY),
     _BODY,
 )

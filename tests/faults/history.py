@@ -196,10 +196,10 @@ class History:
         return answer
 
     async def _read(self, client: Client) -> None:
-        item_id = random.choice(self._known[-2000:])
-        answer = await self._ask(client, "GET", f"/items/{item_id}")
+        thing_id = random.choice(self._known[-2000:])
+        answer = await self._ask(client, "GET", f"/things/{thing_id}")
         if 400 <= answer.status < 500:
-            self.stale.append(f"GET /items/{item_id}: {answer.status} at {answer.at:.1f}")
+            self.stale.append(f"GET /things/{thing_id}: {answer.status} at {answer.at:.1f}")
 
     async def _create(self, client: Client) -> None:
         size = 3 if random.random() < self._batches else 1
@@ -207,14 +207,14 @@ class History:
         write = Write(names)
         self.writes.append(write)
         items = [{"name": name, "price": 1} for name in names]
-        path, body = ("/items", items[0]) if size == 1 else ("/items/batch", {"items": items})
+        path, body = ("/things", items[0]) if size == 1 else ("/things/batch", {"items": items})
         key = {"Idempotency_Key": names[0]} if random.random() < self._keyed else {}
         while True:
             answer = await self._ask(client, "POST", path, json.dumps(body).encode(), **key)
             if answer.ok:
                 content = json.loads(answer.body)
                 write.outcome = Outcome.ACKNOWLEDGED
-                write.ids = tuple(item["id"] for item in content.get("items", [content]))
+                write.ids = tuple(thing["id"] for thing in content.get("items", [content]))
                 self._known.extend(write.ids)
                 return
             if not key:
@@ -262,10 +262,10 @@ class History:
         """Compare what was said with what is there; `ended` is when the fault did."""
         rows = query(
             database_url,
-            "SELECT name, count(*), min(id) FROM items WHERE name LIKE %s GROUP BY name",
+            "SELECT name, count(*), min(id) FROM things WHERE name LIKE %s GROUP BY name",
             (f"{self._run}%",),
         )
-        there = {name: (count, item_id) for name, count, item_id in rows}
+        there = {name: (count, thing_id) for name, count, thing_id in rows}
         lost, wrong = 0, list(self.stale)
         for write in self.writes:
             here = [name for name in write.names if name in there]

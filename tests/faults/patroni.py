@@ -10,11 +10,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx2
 import psycopg2
 
-from tests.support.cluster import migrate, query
+from tests.support.cluster import prepare, query
 from tests.support.service import eventually, free_port
 
 _ACCOUNT = "postgres"  # PostgreSQL refuses to run as root
@@ -22,7 +23,7 @@ _PASSWORD = "secret"  # noqa: S105 - of a database that lives for a minute
 # Seconds until a leader that is silent is replaced; Patroni takes nothing less. The rest follows from it.
 TTL = 20
 _NODE = """
-scope: items
+scope: service
 name: {name}
 etcd3: {{host: "127.0.0.1:{etcd}"}}
 restapi: {{listen: "127.0.0.1:{rest}", connect_address: "127.0.0.1:{rest}"}}
@@ -50,7 +51,7 @@ postgresql:
 """
 _PGBOUNCER = """
 [databases]
-items = host=127.0.0.1 port={port} dbname=items
+{database} = host=127.0.0.1 port={port} dbname={database}
 [pgbouncer]
 listen_addr = 127.0.0.1
 listen_port = {listen}
@@ -219,14 +220,14 @@ class Cluster:
         return eventually(leading, TTL * 3, pause=0.1), time.monotonic()
 
 
-def _url(*nodes: Node, database: str = "items") -> str:
+def _url(*nodes: Node, database: str = "service") -> str:
     hosts = ",".join(f"127.0.0.1:{node.port}" for node in nodes)
     return f"postgresql://postgres:{_PASSWORD}@{hosts}/{database}"
 
 
 @contextlib.contextmanager
 def cluster() -> Iterator[Cluster]:
-    """Run a cluster whose database `items` is migrated."""
+    """Run a cluster whose database `service` is migrated."""
     with folder_of_postgres() as folder, contextlib.ExitStack() as stack:
         port, peer = free_port(), free_port()
         etcd = start(
@@ -251,8 +252,8 @@ def cluster() -> Iterator[Cluster]:
         eventually(lambda: running.standbys() == 2, 90, pause=0.3)
         leader = running.leader()
         assert leader
-        query(_url(leader, database="postgres"), "CREATE DATABASE items")
-        migrate(running.url)
+        query(_url(leader, database="postgres"), "CREATE DATABASE service")
+        prepare(running.url)
         yield running
 
 
@@ -263,14 +264,15 @@ def _answers(url: str) -> bool:
 
 
 @contextlib.contextmanager
-def pgbouncer(server_port: int, user: str, password: str) -> Iterator[str]:
+def pgbouncer(server: str) -> Iterator[str]:
     """Run PgBouncer in transaction mode before a server; its clients need no password."""
+    parts, listen = urlsplit(server), free_port()
     with folder_of_postgres() as folder:
-        listen = free_port()
-        (folder / "users").write_text(f'"{user}" "{password}"\n')
-        (folder / "ini").write_text(_PGBOUNCER.format(port=server_port, listen=listen, folder=folder))
+        (folder / "users").write_text(f'"{parts.username}" "{parts.password or ""}"\n')
+        database = parts.path.removeprefix("/")
+        (folder / "ini").write_text(_PGBOUNCER.format(port=parts.port, database=database, listen=listen, folder=folder))
         process = start(folder, "pgbouncer", "pgbouncer", str(folder / "ini"))
-        url = f"postgresql://{user}@127.0.0.1:{listen}/items"
+        url = f"postgresql://{parts.username}@127.0.0.1:{listen}/{database}"
         try:
             eventually(lambda: _connects(url), 15)
             yield url

@@ -50,18 +50,18 @@ def play(scene: Callable[[NewClient], Awaitable[T]], url: str) -> T:
 def test_what_is_too_much_is_refused_at_once_and_probes_pass(stuck: Stuck) -> None:
     async def scene(new: NewClient) -> None:
         with connected(stuck.database) as other, other.cursor() as cursor:
-            cursor.execute("BEGIN; LOCK TABLE items IN ACCESS EXCLUSIVE MODE")
-            waiting = [asyncio.create_task(new().ask("GET", "/items/1")) for _ in range(LIMIT)]
+            cursor.execute("BEGIN; LOCK TABLE things IN ACCESS EXCLUSIVE MODE")
+            waiting = [asyncio.create_task(new().ask("GET", "/things/1")) for _ in range(LIMIT)]
             full = f"http_requests_in_progress {LIMIT + 1}.0".encode()
             while full not in (await new().ask("GET", "/metrics")).body:  # noqa: ASYNC110 - of another process
                 await asyncio.sleep(0.05)
             client = new()
             for method, path, body in (
-                ("GET", "/items/1", b""),
-                ("GET", "/items", b""),
-                ("POST", "/items", b"{}"),
-                ("POST", "/items/batch", b"{}"),
-                ("DELETE", "/items/1", b""),
+                ("GET", "/things/1", b""),
+                ("GET", "/things", b""),
+                ("POST", "/things", b"{}"),
+                ("POST", "/things/batch", b"{}"),
+                ("DELETE", "/things/1", b""),
                 ("GET", "/nowhere", b""),
             ):
                 answer = await client.ask(method, path, body)
@@ -75,29 +75,29 @@ def test_what_is_too_much_is_refused_at_once_and_probes_pass(stuck: Stuck) -> No
             cursor.execute("ROLLBACK")
             answers = await asyncio.gather(*waiting)
             assert {answer.status for answer in answers} == {404}
-            assert (await new().ask("GET", "/items/1")).status == 404
+            assert (await new().ask("GET", "/things/1")).status == 404
 
     play(scene, stuck.url)
 
 
 def _check_refusal(url: str) -> None:
     with httpx2.Client(base_url=url, trust_env=False) as client:
-        answer = client.get("/items/7", headers={"X-Trace-ID": "abc"})
+        answer = client.get("/things/7", headers={"X-Trace-ID": "abc"})
         assert_error(answer, 503, "OVERLOADED")
         assert answer.headers["X-Trace-ID"] == "abc"
-        problem = client.get("/items/7", headers={"Accept": "application/problem+json"})
+        problem = client.get("/things/7", headers={"Accept": "application/problem+json"})
         assert (problem.status_code, problem.json()["code"]) == (503, "OVERLOADED")
         assert problem.headers["Retry-After"]
-        assert client.head("/items/7").content == b""
+        assert client.head("/things/7").content == b""
         metrics = client.get("/metrics").text
-        assert 'http_requests_total{method="GET",path="/items/{item_id}",status="503"}' in metrics
+        assert 'http_requests_total{method="GET",path="/things/{thing_id}",status="503"}' in metrics
 
 
 def test_nothing_is_done_for_a_client_that_has_gone_before_its_turn(stuck: Stuck, postgresql: PostgreSQL) -> None:
     async def send_and_leave(client: Client, number: int) -> None:
         body = json.dumps({"name": f"gone{number}", "price": 1}).encode()
         # Alone (a batch waits for a connection) and together (a create waits for its statement).
-        kind = ("/items/batch", b'{"items":[%s]}' % body) if number % 2 else ("/items", body)
+        kind = ("/things/batch", b'{"items":[%s]}' % body) if number % 2 else ("/things", body)
         task = asyncio.create_task(client.ask("POST", *kind))
         await asyncio.sleep(1)
         client.close()
@@ -105,12 +105,12 @@ def test_nothing_is_done_for_a_client_that_has_gone_before_its_turn(stuck: Stuck
 
     async def scene(new: NewClient) -> None:
         with connected(stuck.database) as other, other.cursor() as cursor:
-            cursor.execute("BEGIN; LOCK TABLE items IN ACCESS EXCLUSIVE MODE")
+            cursor.execute("BEGIN; LOCK TABLE things IN ACCESS EXCLUSIVE MODE")
             first = []
             for _ in range(2):  # as many creates as can be under way at once
-                first.append(asyncio.create_task(new().ask("POST", "/items", b'{"name": "stays", "price": 1}')))
+                first.append(asyncio.create_task(new().ask("POST", "/things", b'{"name": "stays", "price": 1}')))
                 await asyncio.sleep(0.2)
-            lists = [asyncio.create_task(new().ask("GET", "/items")) for _ in range(12)]
+            lists = [asyncio.create_task(new().ask("GET", "/things")) for _ in range(12)]
             await asyncio.sleep(0.5)
             await asyncio.gather(*(send_and_leave(new(), number) for number in range(40)))
             await asyncio.sleep(0.5)
@@ -120,7 +120,7 @@ def test_nothing_is_done_for_a_client_that_has_gone_before_its_turn(stuck: Stuck
 
     play(scene, stuck.url)
     time.sleep(0.5)
-    assert query(postgresql.url, "SELECT name FROM items") == [("stays",), ("stays",)]
+    assert query(postgresql.url, "SELECT name FROM things") == [("stays",), ("stays",)]
     with httpx2.Client(base_url=stuck.url, trust_env=False) as client:
         eventually(lambda: "http_requests_in_progress 1.0" in client.get("/metrics").text, 5)
         assert 'status="499"' in client.get("/metrics").text
@@ -129,12 +129,12 @@ def test_nothing_is_done_for_a_client_that_has_gone_before_its_turn(stuck: Stuck
 @pytest.mark.slow
 def test_slow_bodies_take_no_place_from_others(stuck: Stuck) -> None:
     async def scene(new: NewClient) -> None:
-        head = b"POST /items HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
+        head = b"POST /things HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
         streams = [await asyncio.open_connection("127.0.0.1", int(stuck.url.rpartition(":")[2])) for _ in range(300)]
         for _, writer in streams:
             writer.write(head)
         await asyncio.sleep(1)
-        answer = await new().ask("POST", "/items", b'{"name": "x", "price": 1}')
+        answer = await new().ask("POST", "/things", b'{"name": "x", "price": 1}')
         assert answer.status == 201
         for _, writer in streams:
             writer.close()
@@ -150,7 +150,7 @@ def test_two_thousand_requests_of_two_hundred_clients_see_no_5xx(database: str, 
         statuses = []
         for n in range(10):
             body = json.dumps({"name": f"c{number}n{n}", "price": 1}).encode()
-            answer = await (client.ask("POST", "/items", body) if n % 2 else client.ask("GET", "/items?limit=5"))
+            answer = await (client.ask("POST", "/things", body) if n % 2 else client.ask("GET", "/things?limit=5"))
             statuses.append(answer.status)
         return statuses
 

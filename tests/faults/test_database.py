@@ -24,7 +24,7 @@ def test_a_database_that_hangs_is_left_in_time_and_takes_no_threads_with_it(
         time.sleep(1)
         with postgresql.hanging():
             began = time.monotonic()
-            for answer in (service.client.get("/items/1"), service.client.post("/items", json=NEW)):
+            for answer in (service.client.get("/things/1"), service.client.post("/things", json=NEW)):
                 assert_error(answer, 503, "DATABASE_ERROR")
             assert time.monotonic() - began < 2 * 6.5
             eventually(lambda: service.client.get("/health/ready").status_code == 503, 2)
@@ -45,7 +45,7 @@ def test_a_database_that_hangs_is_left_in_time_and_takes_no_threads_with_it(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("pattern", "cut"),
-    [(b"INSERT INTO items", Cut.IN_STATEMENT), (b"INSERT INTO items", Cut.AFTER_COMMIT)],
+    [(b"INSERT INTO things", Cut.IN_STATEMENT), (b"INSERT INTO things", Cut.AFTER_COMMIT)],
     ids=["in the statement", "after the commit"],
 )
 def test_connections_that_break_at_the_worst_moment(
@@ -67,28 +67,28 @@ def test_connections_that_break_at_the_worst_moment(
 def test_a_commit_whose_answer_is_lost(network: Proxy, start: StartService) -> None:
     """With a key it is repeated and answered from the first time; without one it is 503, and is not repeated."""
     service = start(network.url)
-    network.cut(b"INSERT INTO items", Cut.AFTER_COMMIT)
-    keyed = service.client.post("/items", json={"name": "keyed", "price": 1}, headers={"Idempotency-Key": "k"})
-    network.cut(b"INSERT INTO items", Cut.AFTER_COMMIT)
-    plain = service.client.post("/items", json={"name": "plain", "price": 1})
-    item = service.client.post("/items", json={"name": "patched", "price": 1})
-    tag = {"If-Match": item.headers["ETag"]}
-    network.cut(b"UPDATE items", Cut.AFTER_COMMIT)
-    patch = service.client.patch(item.headers["Location"], json={"price": 2}, headers=tag)
+    network.cut(b"INSERT INTO things", Cut.AFTER_COMMIT)
+    keyed = service.client.post("/things", json={"name": "keyed", "price": 1}, headers={"Idempotency-Key": "k"})
+    network.cut(b"INSERT INTO things", Cut.AFTER_COMMIT)
+    plain = service.client.post("/things", json={"name": "plain", "price": 1})
+    thing = service.client.post("/things", json={"name": "patched", "price": 1})
+    tag = {"If-Match": thing.headers["ETag"]}
+    network.cut(b"UPDATE things", Cut.AFTER_COMMIT)
+    patch = service.client.patch(thing.headers["Location"], json={"price": 2}, headers=tag)
     assert network.cuts == 3
     assert (keyed.status_code, keyed.headers.get("Idempotent-Replayed")) == (201, "true")
     assert_error(plain, 503, "DATABASE_ERROR")
     assert_error(patch, 503, "DATABASE_ERROR")
-    names = [item["name"] for item in service.client.get("/items").json()["items"]]
+    names = [thing["name"] for thing in service.client.get("/things").json()["items"]]
     assert sorted(names) == ["keyed", "patched", "plain"]
-    assert service.client.get(item.headers["Location"]).json()["price"] == 2
+    assert service.client.get(thing.headers["Location"]).json()["price"] == 2
 
 
 def test_a_read_whose_connection_breaks_is_repeated(network: Proxy, start: StartService) -> None:
     service = start(network.url)
-    location = service.client.post("/items", json=NEW).headers["Location"]
+    location = service.client.post("/things", json=NEW).headers["Location"]
     for _ in range(5):
-        network.cut(b"SELECT items", Cut.AFTER_COMMIT)
+        network.cut(b"SELECT things", Cut.AFTER_COMMIT)
         assert service.client.get(location).status_code == 200
     assert network.cuts == 5
 
@@ -122,12 +122,12 @@ def test_a_database_that_refuses_is_503_at_once_and_served_at_once_when_it_is_ba
         network.refuse()
         eventually(lambda: service.client.get("/health/ready").status_code == 503, 2)
         began = time.monotonic()
-        assert_error(service.client.post("/items", json=NEW), 503, "DATABASE_ERROR")
+        assert_error(service.client.post("/things", json=NEW), 503, "DATABASE_ERROR")
         assert time.monotonic() - began < 1
         network.accept()
         ended = time.monotonic()
         eventually(lambda: service.client.get("/health/ready").status_code == 200, 2)
-        assert isinstance(service.client.get("/items"), httpx2.Response)
+        assert isinstance(service.client.get("/things"), httpx2.Response)
         time.sleep(0.5)
     verdict = report(history.judge("connections refused, 1 s", database, ended=ended))
     assert verdict.worst < 2

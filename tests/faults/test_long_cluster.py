@@ -3,7 +3,6 @@
 import signal
 import time
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -72,13 +71,12 @@ def test_a_failover(cluster: Cluster, start: StartService, report: Report, how: 
 def test_pgbouncer_in_transaction_mode(
     postgresql: PostgreSQL, database: str, start: StartService, report: Report
 ) -> None:
-    parts = urlsplit(postgresql.url)
-    with patroni.pgbouncer(parts.port or 5432, parts.username or "", parts.password or "") as url:
+    with patroni.pgbouncer(postgresql.url) as url:
         # PgBouncer refuses `options`, so that the bound of a statement must be the role's.
         service = start(url, DB_STATEMENT_TIMEOUT="0", DB_POOL_SIZE="16")
         with History(service.url, clients=24).going_on() as history:
             time.sleep(5)
-            tag = service.client.post("/items", json={"name": "x", "price": 1}).headers
+            tag = service.client.post("/things", json={"name": "x", "price": 1}).headers
             patch = service.client.patch(tag["Location"], json={"price": 2}, headers={"If-Match": tag["ETag"]})
             assert patch.status_code == 200
             assert len(query(database, "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend'")) <= 7

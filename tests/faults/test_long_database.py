@@ -56,7 +56,7 @@ def test_a_black_hole(network: Proxy, database: str, start: StartService, report
         eventually(lambda: not ready(service), 3)
         time.sleep(12)
         began = time.monotonic()
-        assert service.client.get("/items").status_code == 503
+        assert service.client.get("/things").status_code == 503
         assert time.monotonic() - began < 4, "a dead host is known by now"
         network.deliver()
         ended = time.monotonic()
@@ -134,7 +134,7 @@ def test_several_hosts(postgresql: PostgreSQL, database: str, start: StartServic
         if order == "dead first":
             with postgresql.read_only():
                 eventually(lambda: not ready(service), 4)
-                assert service.client.post("/items", json={"name": "x", "price": 1}).status_code == 503
+                assert service.client.post("/things", json={"name": "x", "price": 1}).status_code == 503
         ended = time.monotonic()
         eventually(lambda: ready(service), 3)
         time.sleep(2)

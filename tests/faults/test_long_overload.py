@@ -75,7 +75,7 @@ def test_ten_times_the_load_it_can_serve(database: str, start: StartService, rep
     )
     good = sum(count for status, count in statuses.items() if status.startswith("2"))
     acknowledged = before["created"] + result["created"] + after["created"]
-    ((there,),) = query(database, "SELECT count(*) FROM items WHERE name = 'flood'")
+    ((there,),) = query(database, "SELECT count(*) FROM things WHERE name = 'flood'")
     # Whoever hung up with a create under way does not know: at most one for each of them.
     lost, repeated = max(0, acknowledged - there), max(0, there - acknowledged - 2 * ENOUGH_CLIENTS - TOO_MANY)
     failed, sent = statuses.get("503", 0), sum(statuses.values())

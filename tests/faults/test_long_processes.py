@@ -118,7 +118,7 @@ def test_five_hundred_slow_clients(database: str, start: StartService, report: R
         for number, connection in enumerate(slow):
             body = number % 2
             connection.sendall(
-                b"POST /items HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                b"POST /things HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
                 + (b"Content-Length: 100000\r\n\r\n{" if body else b"X-Slow: ")
             )
         began = time.monotonic()

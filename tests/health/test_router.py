@@ -150,4 +150,4 @@ def test_draining_is_alive_and_not_ready(client: TestClient, monkeypatch: pytest
     assert client.get("/health/ready").status_code == 503
     assert client.get("/health/ready").headers["retry-after"]
     assert client.get("/health/live").status_code == 200
-    assert client.get("/items").status_code == 200
+    assert client.get("/things").status_code == 200

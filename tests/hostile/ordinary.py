@@ -20,7 +20,7 @@ def memory_of(pid: int) -> int:
 
 
 class Ordinary:
-    """A client that asks for liveness and for an item, each on a new connection, and writes down what it gets.
+    """A client that asks for liveness and for a thing, each on a new connection, and writes down what it gets.
 
     Attributes
     ----------
@@ -38,7 +38,7 @@ class Ordinary:
         self.memory = 0
         self._service = service
         self._workers = service.wait_for_workers(2)
-        created = service.client.post("/items", json={"name": "Lamp", "price": 19.99})
+        created = service.client.post("/things", json={"name": "Lamp", "price": 19.99})
         self._item = created.headers["location"]
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._ask_again, daemon=True)

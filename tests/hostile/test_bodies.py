@@ -23,7 +23,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("path", ["/items", "/items/batch"])
+@pytest.mark.parametrize("path", ["/things", "/things/batch"])
 def test_an_error_answer_is_short(service: Service, name: str, path: str) -> None:
     for accept in ("application/json", "application/problem+json"):
         answer = send(service.port, "POST", path, JSON, ("Accept", accept), body=CASES[name])
@@ -35,7 +35,7 @@ def test_an_error_answer_is_short(service: Service, name: str, path: str) -> Non
 
 
 def test_what_is_left_out_is_counted(service: Service) -> None:
-    answer = send(service.port, "POST", "/items", JSON, body=CASES["7,000 unknown members"])
+    answer = send(service.port, "POST", "/things", JSON, body=CASES["7,000 unknown members"])
 
     assert answer.json["detail"]["errors"][-1] == {"loc": [], "msg": "and 6982 more", "type": "too_many_errors"}
 
@@ -52,13 +52,13 @@ def test_a_batch_of_a_thousand_full_items_is_taken(service: Service) -> None:
     text = 'a, [b], {"c"} ' * 40
     items = [{"name": f"Lamp{number}", "price": 19.99, "description": text} for number in range(1_000)]
 
-    assert service.client.post("/items/batch", json={"items": items}).status_code == 201
+    assert service.client.post("/things/batch", json={"items": items}).status_code == 201
 
 
 def test_expensive_bodies_hold_up_nothing_else(service: Service) -> None:
     def attack() -> None:
         for body in list(CASES.values()) * 3:
-            assert send(service.port, "POST", "/items", JSON, body=body).status in {413, 422}
+            assert send(service.port, "POST", "/things", JSON, body=body).status in {413, 422}
 
     with ordinary_beside(service, growth=96):
         in_parallel(8, attack, 120)

@@ -14,8 +14,8 @@ from tests.hostile.ordinary import ordinary_beside
 from tests.support.http import JSON, Connection, parse, send
 from tests.support.service import Service, eventually
 
-GET = b"GET /items/999 HTTP/1.1\r\nHost: x\r\n\r\n"
-ITEM = b'{"name":"Lamp","price":1}'
+GET = b"GET /things/999 HTTP/1.1\r\nHost: x\r\n\r\n"
+THING = b'{"name":"Lamp","price":1}'
 
 
 @contextlib.contextmanager
@@ -42,7 +42,7 @@ def test_pipelined_requests_take_little_memory(service: Service) -> None:
 def test_pipelined_requests_are_all_answered_in_order(service: Service) -> None:
     number = 1_000
     requests = b"".join(
-        b"GET /items/%d HTTP/1.1\r\nHost: x\r\nX-Trace-ID: p-%d\r\n\r\n" % (10**9, n) for n in range(number)
+        b"GET /things/%d HTTP/1.1\r\nHost: x\r\nX-Trace-ID: p-%d\r\n\r\n" % (10**9, n) for n in range(number)
     )
     raw = service.raw(requests + b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 60)
 
@@ -52,10 +52,10 @@ def test_pipelined_requests_are_all_answered_in_order(service: Service) -> None:
 
 
 def test_pipelined_bodies_arrive_whole(service: Service) -> None:
-    post = b"POST /items HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
+    post = b"POST /things HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
     large = json.dumps({"name": "Lamp", "price": 1, "description": "d" * 9_900}).encode()
     requests = (post % len(large) + b"\r\n" + large) * 40
-    raw = service.raw(requests + post % len(ITEM) + b"Connection: close\r\n\r\n" + ITEM, 60)
+    raw = service.raw(requests + post % len(THING) + b"Connection: close\r\n\r\n" + THING, 60)
 
     assert raw.count(b"HTTP/1.1 201 ") == 41
 
@@ -69,8 +69,8 @@ def test_offers_to_upgrade_are_ignored_however_many(service: Service) -> None:
 
 @pytest.mark.parametrize("apart", [0.0, 0.3])
 def test_trailers_are_no_header_fields(service: Service, apart: float) -> None:
-    head = b"POST /items HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
-    chunk = b"%x\r\n%s\r\n0\r\n" % (len(ITEM), ITEM)
+    head = b"POST /things HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunk = b"%x\r\n%s\r\n0\r\n" % (len(THING), THING)
     trailers = b"X-Trace-ID: trailed\r\nIdempotency-Key: k\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n"
     for _ in range(2):  # the same key would be a replay
         with Connection(service.port) as connection:
@@ -89,19 +89,19 @@ def test_trailers_are_no_header_fields(service: Service, apart: float) -> None:
 
 @pytest.mark.parametrize("noise", [b"1;%s\r\nx\r\n" % (b"e" * 60_000), b"0\r\nX: %s\r\n" % (b"t" * 60_000)])
 def test_what_is_around_a_chunked_body_has_a_limit(service: Service, noise: bytes) -> None:
-    head = b"POST /items HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = b"POST /things HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
 
     assert parse(service.raw(head + noise)).status in {400, 431}
 
 
 def test_bodies_that_never_end_are_limited_together(service: Service) -> None:
-    head = b"POST /items HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n"
+    head = b"POST /things HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n"
     with ordinary_beside(service, growth=72), connections(service.port, 150) as attackers:
         for attacker in attackers:
             with contextlib.suppress(OSError):
                 attacker.sendall(head + b" " * 900_000)
         # Beside them an ordinary body is received.
-        answer = send(service.port, "POST", "/items", JSON, body=ITEM)
+        answer = send(service.port, "POST", "/things", JSON, body=THING)
         assert answer.status == 201
 
 
@@ -109,12 +109,12 @@ def test_bodies_that_never_end_are_limited_together(service: Service) -> None:
 def test_a_slow_but_steady_reader_gets_its_whole_answer(start_service: StartService) -> None:
     service = start_service(WEB_CONCURRENCY="1")
     batch = {"items": [{"name": f"Lamp{n}", "price": 1, "description": "d" * 9_000} for n in range(100)]}
-    assert service.client.post("/items/batch", json=batch).status_code == 201
+    assert service.client.post("/things/batch", json=batch).status_code == 201
     with socket.socket() as reader:
         reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         reader.connect(("127.0.0.1", service.port))
         reader.settimeout(60)
-        ask = b"GET /items?limit=100 HTTP/1.1\r\nHost: x\r\n\r\n"
+        ask = b"GET /things?limit=100 HTTP/1.1\r\nHost: x\r\n\r\n"
         reader.sendall(ask * 6 + ask.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
         size, started = 0, time.monotonic()
         while data := reader.recv(65536):
@@ -129,8 +129,8 @@ def test_a_slow_but_steady_reader_gets_its_whole_answer(start_service: StartServ
     ("head", "status"),
     [
         (b"GET /health/live HTTP/2.0\r\nHost: x\r\n", 505),
-        (b"POST /items HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n", 501),
-        (b"POST /items HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n", 400),
+        (b"POST /things HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n", 501),
+        (b"POST /things HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n", 400),
         (b"GET http://a@b/health/live HTTP/1.1\r\nHost: x\r\n", 400),
         (b"GET /%6detrics HTTP/1.1\r\nHost: x\r\n", 404),
         (b"GET /health%2Flive HTTP/1.1\r\nHost: x\r\n", 404),
@@ -145,7 +145,7 @@ def test_what_a_proxy_may_read_differently_is_refused(service: Service, head: by
 def test_the_host_of_an_absolute_target_wins(start_service: StartService) -> None:
     service = start_service(TRUSTED_HOSTS="good.example", WEB_CONCURRENCY="1")
     for target, host, status in (("good.example", "evil.example", 200), ("evil.example", "good.example", 400)):
-        answer = send(service.port, "GET", f"http://{target}/items", ("Host", host), host=False)
+        answer = send(service.port, "GET", f"http://{target}/things", ("Host", host), host=False)
         assert answer.status == status
 
 

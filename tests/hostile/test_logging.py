@@ -95,7 +95,7 @@ def test_a_full_pipe_holds_up_no_request_and_is_counted(piped: PipedService) -> 
     eventually(lambda: len(piped.workers()) == 2, 20)
     piped.reading.set()
 
-    piped.client.get("/items", headers={"X-Trace-ID": "read-again"})
+    piped.client.get("/things", headers={"X-Trace-ID": "read-again"})
     eventually(lambda: piped.lines_of("read-again"))
 
 
@@ -105,7 +105,7 @@ def test_stdout_without_a_reader_costs_nothing(piped: PipedService) -> None:
         time.sleep(0.1)  # the thread of the test leaves `select`
         os.dup2(os.open(os.devnull, os.O_RDONLY), piped.reader)  # closes the pipe's only reading end
         for _ in range(300):
-            assert piped.client.get("/items?limit=1").status_code == 200
+            assert piped.client.get("/things?limit=1").status_code == 200
         eventually(lambda: _dropped(piped) >= 300)
 
     assert piped._errors.read_text() == ""
@@ -113,7 +113,7 @@ def test_stdout_without_a_reader_costs_nothing(piped: PipedService) -> None:
 
 def test_the_lines_of_an_orderly_end_are_all_there(piped: PipedService) -> None:
     for number in range(200):
-        piped.client.get("/items/999", headers={"X-Trace-ID": f"last-{number}"})
+        piped.client.get("/things/999", headers={"X-Trace-ID": f"last-{number}"})
     assert piped.stop() == 0
 
     eventually(lambda: "Shutting down: Master" in piped.messages())

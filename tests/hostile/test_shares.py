@@ -17,7 +17,7 @@ from tests.support.service import ROOT, environment
 
 def test_waiters_for_a_locked_row_do_not_hold_up_reads(start_service: StartService, database_url: str) -> None:
     service = start_service()
-    locked = service.client.post("/items", json={"name": "Locked", "price": 1}).headers["location"]
+    locked = service.client.post("/things", json={"name": "Locked", "price": 1}).headers["location"]
     patch = b'{"price":2}'
 
     def attack() -> None:
@@ -26,7 +26,7 @@ def test_waiters_for_a_locked_row_do_not_hold_up_reads(start_service: StartServi
 
     with connected(database_url) as holder, holder.cursor() as cursor, ordinary_beside(service):
         cursor.execute("BEGIN")
-        cursor.execute("SELECT FROM items WHERE id = %s FOR UPDATE", [int(locked.rpartition("/")[2])])
+        cursor.execute("SELECT FROM things WHERE id = %s FOR UPDATE", [int(locked.rpartition("/")[2])])
         waiters = [threading.Thread(target=attack, daemon=True) for _ in range(60)]
         for waiter in waiters:
             waiter.start()

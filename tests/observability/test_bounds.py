@@ -100,7 +100,7 @@ def test_ten_thousand_paths_and_methods_add_a_constant_number_of_series(start_se
     methods = ("GET", "POST", "PROPFIND", "MKCOL", "REPORT", "PURGE", "LOCK", "M-SEARCH")
 
     def request() -> bytes:
-        path = generator.choice((f"/{word()}", f"/items/{word()}", f"/{word()}/{word()}", f"/items/batch/{word()}"))
+        path = generator.choice((f"/{word()}", f"/things/{word()}", f"/{word()}/{word()}", f"/things/batch/{word()}"))
         head = f"{generator.choice(methods)} {path} HTTP/1.1\r\nHost: x\r\nX-Trace-ID: {word()}\r\n"
         return f"{head}Content-Length: 0\r\n\r\n".encode()
 
@@ -143,8 +143,8 @@ def test_a_scrape_does_not_wait_for_the_database_s_threads(start_service: StartS
     service = start_service(WEB_CONCURRENCY="1", DB_POOL_SIZE="1")
     with connected(database_url) as connection, ThreadPoolExecutor(4) as pool:
         run(connection, "BEGIN")
-        run(connection, "LOCK TABLE items")
-        stuck = [pool.submit(httpx2.get, f"{service.url}/items", timeout=20) for _ in range(4)]
+        run(connection, "LOCK TABLE things")
+        stuck = [pool.submit(httpx2.get, f"{service.url}/things", timeout=20) for _ in range(4)]
         eventually(lambda: _value(service.client.get("/metrics").text, "db_pool_waiting") == 3)
         durations = []
         for _ in range(10):

@@ -32,9 +32,16 @@ def _load(service: Service, ended: threading.Event) -> None:
         for n in range(1_000_000):
             if ended.is_set():
                 return
-            client.post("/items", json={"name": "Lamp", "price": 1})
-            client.post("/items", json={"name": "Lamp", "price": 1}, headers={"Idempotency-Key": f"key-{n // 2}"})
-            for path in ("/items/1", "/items", "/items/999999", "/nowhere", "/items/1/stock", "/events/sync?count=1"):
+            client.post("/things", json={"name": "Lamp", "price": 1})
+            client.post("/things", json={"name": "Lamp", "price": 1}, headers={"Idempotency-Key": f"key-{n // 2}"})
+            for path in (
+                "/things/1",
+                "/things",
+                "/things/999999",
+                "/nowhere",
+                "/things/1/stock",
+                "/events/sync?count=1",
+            ):
                 client.get(path)
             time.sleep(0.02)
 
@@ -53,7 +60,7 @@ def test_every_query_of_the_dashboard_gives_data(start_service: StartService, pr
         service = start_service(
             app="tests.server.stream_app:app",
             DATABASE_URL=proxy.url,
-            INVENTORY_URL=stub.url,
+            WAREHOUSE_URL=stub.url,
             DB_SLOW_STATEMENT="0.001",
         )
         ended = threading.Event()

@@ -14,7 +14,7 @@ import pytest
 
 from postgres import pause, resume, running
 from tests.conftest import StartService
-from tests.support.cluster import migrate
+from tests.support.cluster import prepare
 from tests.support.picture import Chart, draw
 from tests.support.prometheus import Prometheus, needs_prometheus, scraping
 from tests.support.service import Service, eventually
@@ -29,15 +29,15 @@ def own_postgres(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     """Run a PostgreSQL that may be stopped: its folder, and the URL of a migrated database."""
     data = tmp_path / "postgres"
     with running(data, durable=False) as url:
-        migrate(url)
+        prepare(url)
         yield data, url
 
 
 def _load(service: Service, ended: threading.Event) -> None:
     with httpx2.Client(base_url=service.url, timeout=15, trust_env=False) as client:
-        client.post("/items", json={"name": "Lamp", "price": 1})
+        client.post("/things", json={"name": "Lamp", "price": 1})
         while not ended.is_set():
-            client.get("/items/1")
+            client.get("/things/1")
             time.sleep(0.02)
 
 
@@ -87,11 +87,11 @@ def test_the_database_stops_under_load_and_one_alert_fires_and_clears(
 
 
 def _draw(prometheus: Prometheus, seconds: float, file: Path) -> None:
-    requests = prometheus.range('sum by (status) (rate(http_requests_total{path="/items/{item_id}"}[5s]))', seconds)
+    requests = prometheus.range('sum by (status) (rate(http_requests_total{path="/things/{thing_id}"}[5s]))', seconds)
     state = {
         name: next(iter(prometheus.range(f"min({name})", seconds).values())) for name in ("db_up", "service_ready")
     }
-    durations = 'sum by (le) (rate(http_request_duration_seconds_bucket{path="/items/{item_id}"}[5s]))'
+    durations = 'sum by (le) (rate(http_request_duration_seconds_bucket{path="/things/{thing_id}"}[5s]))'
     p95 = prometheus.range(f"histogram_quantile(0.95, {durations})", seconds)
     alerts = prometheus.range('max by (alertname) (ALERTS{alertstate="firing"})', seconds)
     away = alerts.get("alertname=DatabaseAway", [])

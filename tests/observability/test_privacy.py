@@ -78,36 +78,36 @@ def test_a_whole_run_s_log_holds_no_secret_and_nothing_of_what_was_sent(
             DATABASE_URL=url, LOG_LEVEL="DEBUG", DB_SLOW_STATEMENT="0.000001", MAX_BODY_BYTES="4000", DRAIN_SECONDS="0"
         )
         client = service.client
-        item = {"name": word(), "price": 917.53, "description": word()}
-        created = client.post("/items", json=item, headers={"Idempotency-Key": word(), "Authorization": word()})
+        thing = {"name": word(), "price": 917.53, "description": word()}
+        created = client.post("/things", json=thing, headers={"Idempotency-Key": word(), "Authorization": word()})
         assert created.status_code == 201
         path = created.headers["location"]
         key = word()
-        for body in (item, {**item, "name": word()}, item):  # a replay, and a key that is used for another body
-            client.post("/items", json=body, headers={"Idempotency-Key": key})
-        client.post("/items/batch", json={"items": [item, {"name": word(), "price": 1}]})
+        for body in (thing, {**thing, "name": word()}, thing):  # a replay, and a key that is used for another body
+            client.post("/things", json=body, headers={"Idempotency-Key": key})
+        client.post("/things/batch", json={"items": [thing, {"name": word(), "price": 1}]})
         client.patch(path, json={"description": word()}, headers={"If-Match": f'"{word()}"', "Cookie": word()})
         client.patch(path, json={"description": word()})
-        client.get("/items", params={"name": word(), "cursor": word(), word(): word()})
-        client.get("/items", params={"name": word()})
-        client.post("/items", json={"name": word() + "-", "price": word(), word(): word()})
-        client.post("/items", content=word(), headers={"Content-Type": "application/json"})
-        client.post("/items", content=(word() * 400)[:5000], headers={"Content-Type": "application/json"})
-        client.post("/items", content=word(), headers={"Content-Type": f"text/{word()}"})
-        client.get("/items/1/stock", params={"x": word()}, headers={"X-Trace-ID": "a b" + word()})
+        client.get("/things", params={"name": word(), "cursor": word(), word(): word()})
+        client.get("/things", params={"name": word()})
+        client.post("/things", json={"name": word() + "-", "price": word(), word(): word()})
+        client.post("/things", content=word(), headers={"Content-Type": "application/json"})
+        client.post("/things", content=(word() * 400)[:5000], headers={"Content-Type": "application/json"})
+        client.post("/things", content=word(), headers={"Content-Type": f"text/{word()}"})
+        client.get("/things/1/stock", params={"x": word()}, headers={"X-Trace-ID": "a b" + word()})
         service.raw(f"{word().upper()} / HTTP/1.1\r\nHost: {word()}\r\n\r\n".encode())
         said[-2] = said[-2].upper()
         # A constraint that is refused with the row in its DETAIL, and a table that is gone.
-        query(own_database_url, "ALTER TABLE items ADD CONSTRAINT shorter CHECK (length(name) < 5)  NOT VALID")
-        client.post("/items", json={**item, "name": word()})
-        query(own_database_url, "ALTER TABLE items RENAME TO gone")
-        assert client.post("/items", json={**item, "name": word()}).status_code == 503
-        query(own_database_url, "ALTER TABLE gone RENAME TO items")
+        query(own_database_url, "ALTER TABLE things ADD CONSTRAINT shorter CHECK (length(name) < 5)  NOT VALID")
+        client.post("/things", json={**thing, "name": word()})
+        query(own_database_url, "ALTER TABLE things RENAME TO gone")
+        assert client.post("/things", json={**thing, "name": word()}).status_code == 503
+        query(own_database_url, "ALTER TABLE gone RENAME TO things")
         # The password is wrong from now on, and every connection is gone.
         query(superuser_url, f"ALTER ROLE {role} PASSWORD 'another'")
         query(superuser_url, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", [role])
         eventually(lambda: client.get("/health/ready").status_code in {200, 503})
-        client.post("/items", json={**item, "name": word()})
+        client.post("/things", json={**thing, "name": word()})
         time.sleep(0.2)
         assert service.stop() == 0
 

@@ -57,7 +57,7 @@ def test_the_sql_is_printed_without_a_database() -> None:
     done = run("migrate", "sql")
 
     assert done.returncode == 0, done.stderr
-    assert "CREATE TABLE items" in done.stdout
+    assert "CREATE TABLE idempotency_keys" in done.stdout
 
 
 def test_where_models_and_migrations_agree_nothing_is_written() -> None:

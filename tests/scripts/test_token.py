@@ -23,11 +23,11 @@ def token(*words: str) -> "subprocess.CompletedProcess[str]":
 def test_a_service_with_its_settings_accepts_its_tokens(start_service: StartService) -> None:
     settings = dict(line.split("=", 1) for line in token("--settings").stdout.splitlines())
     service = start_service(**settings)
-    made = token("--scope", "items:write", "--subject", "me")
+    made = token("--scope", "things:write", "--subject", "me")
 
     headers = {"Authorization": f"Bearer {made.stdout.strip()}"}
-    assert service.client.post("/items", json={"name": "Lamp", "price": 1}, headers=headers).status_code == 201
-    assert service.client.get("/items", headers=headers).status_code == 403
+    assert service.client.post("/things", json={"name": "Lamp", "price": 1}, headers=headers).status_code == 201
+    assert service.client.get("/things", headers=headers).status_code == 403
     assert made.stderr.splitlines() == [f"{name}={value}" for name, value in settings.items()]
 
 

@@ -11,9 +11,9 @@ from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from app.core.api.shutdown import Shutdown
-from app.main import create_app
 from app.server import server
 from app.server.protocol import timeouts
+from tests.sample.app import create_app
 
 for _module in (timeouts, server):
     for _name in vars(_module).keys() & {name.removeprefix("TEST_") for name in os.environ}:

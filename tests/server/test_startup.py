@@ -155,10 +155,10 @@ def test_the_first_line_says_whose_tokens_are_accepted(start: Start, tmp_path: P
     keys = tmp_path / "keys.json"
     keys.write_text("{}")
 
-    service = start(AUTH_ISSUER="https://id.example", AUTH_AUDIENCE="items", AUTH_JWKS_FILE=keys)
+    service = start(AUTH_ISSUER="https://id.example", AUTH_AUDIENCE="things", AUTH_JWKS_FILE=keys)
     first = service.lines()[0]
 
     assert (first["level"], first["message"]) == (
         "INFO",
-        "authentication is on: tokens of https://id.example for items",
+        "authentication is on: tokens of https://id.example for things",
     )

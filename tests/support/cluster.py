@@ -13,8 +13,9 @@ from psycopg2.extensions import connection as PsycopgConnection  # noqa: N812 - 
 from sqlalchemy.pool import NullPool
 
 from alembic import command
+from tests.sample.things import create_table
 
-_TEMPLATE = "items_template"
+_TEMPLATE = "tests_template"
 
 
 @contextlib.contextmanager
@@ -54,6 +55,12 @@ def migrate(url: str, revision: str = "head") -> None:
         (command.downgrade if revision in {"base", "-1"} else command.upgrade)(config, revision)
 
 
+def prepare(url: str) -> None:
+    """Migrate, and create the sample's table."""
+    migrate(url)
+    create_table(url)
+
+
 class Cluster:
     """A running PostgreSQL.
 
@@ -71,7 +78,7 @@ class Cluster:
         self._numbers = count(1)
         query(superuser_url, f"DROP DATABASE IF EXISTS {_TEMPLATE} WITH (FORCE)")
         query(superuser_url, f"CREATE DATABASE {_TEMPLATE} OWNER {self._owner}")
-        migrate(self._url_of(_TEMPLATE))
+        prepare(self._url_of(_TEMPLATE))
 
     def _url_of(self, database: str) -> str:
         return urlunsplit(urlsplit(self.url)._replace(path=f"/{database}"))
@@ -83,7 +90,7 @@ class Cluster:
     @contextlib.contextmanager
     def database(self, *, empty: bool = False) -> Iterator[str]:
         """Make a database, migrated unless it is to be `empty`; it goes at the end, whoever is connected."""
-        name = f"items_test_{next(self._numbers)}"
+        name = f"test_{next(self._numbers)}"
         template = "template0" if empty else _TEMPLATE
         with connected(self._superuser_url) as connection, connection.cursor() as cursor:
             cursor.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")

@@ -122,6 +122,7 @@ class Stub:
     def __init__(self) -> None:
         self.answers: list[Answer] = [json_reply({"quantity": 12})]
         self.received: list[Received] = []
+        self._writers: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
@@ -144,6 +145,7 @@ class Stub:
         self._loop.run_forever()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
         with contextlib.suppress(OSError, asyncio.IncompleteReadError), contextlib.closing(writer):
             while not writer.is_closing():
                 lines = (await reader.readuntil(b"\r\n\r\n")).decode("ascii").splitlines()
@@ -164,11 +166,15 @@ class Stub:
         self._loop.close()
 
     async def _end(self) -> None:
+        await asyncio.sleep(0)  # connections that were just accepted begin to be served
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._listener.close()
+        for writer in self._writers:
+            writer.transport.abort()  # a client that does not read would keep it open
+        await asyncio.sleep(0)
 
 
 @contextlib.contextmanager

@@ -24,6 +24,8 @@ _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "COVERAGE_PROCESS_CONFIG", 
 # Below the ports that Linux gives to outgoing connections: none of these takes a port before the service does.
 _FIRST_PORT, _LAST_PORT = 10_000, 32_767
 _STARTUP_SECONDS = 60.0
+SAMPLE = "tests.sample.app:app"
+"""What is served where a test asks for nothing else."""
 
 
 def eventually(
@@ -77,7 +79,7 @@ class Service:
         folder: Path,
         variables: dict[str, str],
         *,
-        app: str = "app.main:app",
+        app: str = SAMPLE,
         command: tuple[str, ...] = ("app.server",),
     ) -> None:
         variables = {"HOST": "127.0.0.1", "PORT": str(free_port()), **variables}

@@ -12,7 +12,7 @@ from jwt import PyJWS
 from jwt.algorithms import Algorithm, get_default_algorithms
 
 ISSUER = "https://id.example"
-AUDIENCE = "items"
+AUDIENCE = "things"
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 
 
@@ -40,7 +40,7 @@ def claims(**changes: Any) -> dict[str, Any]:
         "sub": "alice",
         "exp": now + 4 * 3600,  # tests make tokens when they are collected, and use them later
         "iat": now,
-        "scope": "items:read items:write",
+        "scope": "things:read things:write",
         **changes,
     }
     return {name: value for name, value in whole.items() if value is not None}
@@ -121,7 +121,7 @@ def hostile_tokens(signer: Signer) -> dict[str, str]:
         "x5u header": stranger.token({"x5u": "http://127.0.0.1:1/cert"}),
         "x5c header": stranger.token({"x5c": ["MIIB"]}),
         "kid with a path": stranger.token({"kid": "../../../../dev/null"}),
-        "kid with SQL": stranger.token({"kid": "' OR 1=1; DROP TABLE items; --"}),
+        "kid with SQL": stranger.token({"kid": "' OR 1=1; DROP TABLE things; --"}),
         "kid is a number": signer.token({"kid": 1}),
         "kid is null": f"{encode({'alg': 'RS256', 'kid': None})}.{payload}.{signature}",
         "kid of 10 KB": stranger.token({"kid": "k" * 10_000}),
@@ -142,7 +142,7 @@ def hostile_tokens(signer: Signer) -> dict[str, str]:
         "aud is a list with numbers": signer.token(aud=[AUDIENCE, 1]),
         "aud is an object": signer.token(aud={AUDIENCE: True}),
         "aud is empty": signer.token(aud=[]),
-        "aud is a prefix": signer.token(aud="item"),
+        "aud is a prefix": signer.token(aud="thin"),
         "exp missing": signer.token(exp=None),
         "exp is text": signer.token(exp=str(now + 86400)),
         "exp is a list": signer.token(exp=[now + 86400]),

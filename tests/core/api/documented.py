@@ -1,4 +1,4 @@
-"""An application as FastAPI's documentation shows it, beside items: nothing of this service but `create_app`."""
+"""An application as FastAPI's documentation shows it, beside a resource: nothing of this service but `create_app`."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -26,7 +26,7 @@ from pydantic import BaseModel
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 
-from app.main import create_app
+from tests.sample.app import create_app
 
 written: list[str] = []
 

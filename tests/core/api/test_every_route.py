@@ -17,8 +17,8 @@ from app.core.api.authentication import Caller, caller, caller_of
 from app.core.api.router import APIRouter
 from app.core.api.unguarded_routes import TokenRequired
 from app.core.auth import Identity
-from app.main import create_app
 from tests.conftest import MakeSettings
+from tests.sample.app import create_app
 from tests.support.tokens import AUDIENCE, ISSUER, Signer
 
 SIGNER = Signer()
@@ -110,7 +110,7 @@ def test_a_frontend_needs_a_token(make_app: Callable[..., FastAPI], tmp_path: Pa
 def test_public_routes_need_none_and_say_so(make_app: Callable[..., FastAPI]) -> None:
     with TestClient(make_app()) as client:
         assert {path: client.get(path).status_code for path in PUBLIC} == dict.fromkeys(PUBLIC, 200)
-        assert [client.get("/nowhere").status_code, client.put("/items").status_code] == [404, 405]
+        assert [client.get("/nowhere").status_code, client.put("/things").status_code] == [404, 405]
         operation = client.get("/openapi.json").json()["paths"]["/health/live"]["get"]
         assert "security" not in operation
         assert "401" not in operation["responses"]
@@ -128,9 +128,9 @@ def test_an_adopter_s_routes_may_be_public(make_app: Callable[..., FastAPI]) -> 
 
 def test_the_scopes_of_a_route_are_in_its_challenge(make_app: Callable[..., FastAPI]) -> None:
     with TestClient(make_app()) as client:
-        assert 'scope="items:read"' in client.get("/items").headers["WWW-Authenticate"]
-        operation = client.get("/openapi.json").json()["paths"]["/items"]["get"]
-        assert operation["security"] == [{"bearerAuth": ["items:read"]}]
+        assert 'scope="things:read"' in client.get("/things").headers["WWW-Authenticate"]
+        operation = client.get("/openapi.json").json()["paths"]["/things"]["get"]
+        assert operation["security"] == [{"bearerAuth": ["things:read"]}]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What FastAPI's documentation shows works beside items, in this process and under gunicorn."""
+"""What FastAPI's documentation shows works beside a resource, in this process and under gunicorn."""
 
 import re
 from collections.abc import Iterator
@@ -48,10 +48,10 @@ def _get(client: Client, path: str, **options: Any) -> httpx2.Response:
 
 
 def _dependencies(client: Client) -> None:
-    # The application's applies to items, too, the router's under both of its prefixes.
-    detail = assert_error(client.get("/items?token=x"), 403, "FORBIDDEN")
+    # The application's applies to other routes, too, the router's under both of its prefixes.
+    detail = assert_error(client.get("/things?token=x"), 403, "FORBIDDEN")
     assert detail["message"] == "No Jessica token provided"
-    assert client.get("/items").status_code == 200
+    assert client.get("/things").status_code == 200
     for prefix in ("", "/v2"):
         assert (
             assert_error(client.get(f"{prefix}/users/7"), 400, "INVALID_INPUT")["message"] == "X-Token header invalid"
@@ -119,7 +119,14 @@ def _mounted(client: Client) -> None:
 def _labels(client: Client) -> None:
     text = client.get("/metrics").text
     paths = set(re.findall(r'http_requests_total\{[^}]*path="([^"]*)"', text))
-    expected = {"/users/{user_id}", "/v2/users/{user_id}", "/users/upload", "/users/me", "/subapi/sub/{name}", "/items"}
+    expected = {
+        "/users/{user_id}",
+        "/v2/users/{user_id}",
+        "/users/upload",
+        "/users/me",
+        "/subapi/sub/{name}",
+        "/things",
+    }
     assert expected <= paths
     assert not {path for path in paths if "7" in path}
 
@@ -130,7 +137,7 @@ def test_an_override_reaches_items_and_the_new_router(in_process: TestClient) ->
     app.dependency_overrides[documented.get_query_token] = lambda: "anything"
     try:
         assert in_process.get("/users/7").status_code == 200
-        assert in_process.get("/items").status_code == 200
+        assert in_process.get("/things").status_code == 200
     finally:
         app.dependency_overrides.clear()
 
@@ -146,4 +153,4 @@ def test_operations_of_one_name_have_ids_of_their_own(in_process: TestClient) ->
     paths = in_process.get("/openapi.json").json()["paths"]
     ids = [operation["operationId"] for operations in paths.values() for operation in operations.values()]
     assert len(ids) == len(set(ids))
-    assert {"get_item", "read_user", "read_user_v2_users__user_id__get"} <= set(ids)
+    assert {"get_thing", "read_user", "read_user_v2_users__user_id__get"} <= set(ids)

@@ -583,13 +583,13 @@ def test_input_is_strict_on_either_way(kind: str, fastapis_calls: list[str]) -> 
 
 
 def test_every_route_of_the_service_takes_the_short_way(client: TestClient, fastapis_calls: list[str]) -> None:
-    item = client.post("/items", json={"name": "Lamp", "price": 1.5}).json()
+    thing = client.post("/things", json={"name": "Lamp", "price": 1.5}).json()
     requests = [
-        ("GET", f"/items/{item['id']}", None),
-        ("GET", "/items?limit=1", None),
-        ("POST", "/items/batch", {"items": [{"name": "Lamp", "price": 2}]}),
-        ("PATCH", f"/items/{item['id']}", {"price": 3}),
-        ("DELETE", f"/items/{item['id']}", None),
+        ("GET", f"/things/{thing['id']}", None),
+        ("GET", "/things?limit=1", None),
+        ("POST", "/things/batch", {"items": [{"name": "Lamp", "price": 2}]}),
+        ("PATCH", f"/things/{thing['id']}", {"price": 3}),
+        ("DELETE", f"/things/{thing['id']}", None),
     ]
     for method, path, body in requests:
         assert client.request(method, path, json=body).is_success, (method, path)

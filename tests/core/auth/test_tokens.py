@@ -60,10 +60,10 @@ async def reason_of(verifier: Verifier, token: str) -> Reason:
 
 
 async def test_a_valid_token_names_its_caller(verifier: Verifier) -> None:
-    identity = await verifier.verify(SIGNER.token(scope="items:read x").encode())
+    identity = await verifier.verify(SIGNER.token(scope="things:read x").encode())
 
     assert identity.subject == "alice"
-    assert identity.scopes == {"items:read", "x"}
+    assert identity.scopes == {"things:read", "x"}
     assert identity.claims["aud"] == AUDIENCE
 
 
@@ -107,7 +107,7 @@ async def test_a_refusal_has_its_reason(verifier: Verifier, name: str, reason: R
         {"aud": ["orders", AUDIENCE]},
         {"exp": 10**400},
         {"exp": 2.0**40 + 0.5},
-        {"scope": None, "scp": ["items:read", "items:write"]},
+        {"scope": None, "scp": ["things:read", "things:write"]},
         {"sub": None, "client_id": "alice"},
         {"iat": None},
     ],
@@ -116,7 +116,7 @@ async def test_what_the_rules_allow_is_accepted(verifier: Verifier, changes: dic
     identity = await verifier.verify(SIGNER.token(**changes).encode())
 
     assert identity.subject == "alice"
-    assert identity.scopes == {"items:read", "items:write"}
+    assert identity.scopes == {"things:read", "things:write"}
 
 
 @pytest.mark.parametrize(("claim", "seconds"), [("exp", -1), ("exp", -15), ("nbf", 15), ("iat", 15)])
@@ -131,7 +131,7 @@ async def test_headers_that_issuers_use_are_accepted(verifier: Verifier, header:
     assert (await verifier.verify(SIGNER.token(header).encode())).subject == "alice"
 
 
-@pytest.mark.parametrize("scope", ["", 7, None, {"items:read": True}, [["items:read"]]])
+@pytest.mark.parametrize("scope", ["", 7, None, {"things:read": True}, [["things:read"]]])
 async def test_a_scope_that_is_no_text_allows_nothing(verifier: Verifier, scope: Any) -> None:
     assert (await verifier.verify(SIGNER.token(scope=scope).encode())).scopes == frozenset()
 

@@ -227,14 +227,14 @@ def read_names(connection: Connection, ids: Sequence[int]) -> Sequence[str]:
     """Read names slowly, and note how many at once, for which tenant and in which trace."""
     seen.append((len(ids), _tenant.get(), get_trace_id()))
     connection.execute(text("SELECT pg_sleep(0.05)"))
-    names: dict[int, str] = {row.id: row.name for row in connection.execute(text("SELECT id, name FROM items"))}
-    return [names[item_id] for item_id in ids]
+    names: dict[int, str] = {row.id: row.name for row in connection.execute(text("SELECT id, name FROM things"))}
+    return [names[thing_id] for thing_id in ids]
 
 
 @batched_write
 def insert_prices(connection: Connection, prices: Sequence[int]) -> Sequence[int]:
-    """Insert items by one statement."""
-    statement = text("INSERT INTO items (name, price) SELECT 'x', p FROM unnest(CAST(:prices AS int[])) AS p")
+    """Insert things by one statement."""
+    statement = text("INSERT INTO things (name, price) SELECT 'x', p FROM unnest(CAST(:prices AS int[])) AS p")
     connection.execute(statement, {"prices": list(prices)})
     return prices
 
@@ -244,19 +244,19 @@ async def all_at_once(calls: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
 
 
 def test_reads_at_the_same_time_share_statements_in_a_context_of_no_caller(client: TestClient, sql: SQL) -> None:
-    sql("INSERT INTO items (name, price) SELECT 'Item' || n, n FROM generate_series(1, 50) AS n")
+    sql("INSERT INTO things (name, price) SELECT 'Thing' || n, n FROM generate_series(1, 50) AS n")
     database: Database = client.app.state.database  # type: ignore[attr-defined]
     seen.clear()
 
-    async def ask(item_id: int) -> str:
-        _tenant.set(f"tenant-{item_id}")
-        set_trace_id(f"trace-{item_id}")
-        return await read_names(database, item_id)
+    async def ask(thing_id: int) -> str:
+        _tenant.set(f"tenant-{thing_id}")
+        set_trace_id(f"trace-{thing_id}")
+        return await read_names(database, thing_id)
 
     assert client.portal
     answers = client.portal.call(all_at_once, map(ask, range(1, 41)))
 
-    assert answers == [f"Item{n}" for n in range(1, 41)]
+    assert answers == [f"Thing{n}" for n in range(1, 41)]
     assert sum(questions for questions, _, _ in seen) == 40
     assert len(seen) <= 10
     assert {tenant for _, tenant, _ in seen} == {"nobody"}
@@ -270,7 +270,7 @@ def test_a_bad_row_fails_alone(client: TestClient, sql: SQL) -> None:
     answers = client.portal.call(all_at_once, (insert_prices(database, price) for price in (1, 2, -3, 4)))
 
     assert [answer if isinstance(answer, int) else type(answer) for answer in answers] == [1, 2, InvalidInput, 4]
-    assert sorted(sql("SELECT price::int FROM items")) == [(1,), (2,), (4,)]
+    assert sorted(sql("SELECT price::int FROM things")) == [(1,), (2,), (4,)]
 
 
 def test_only_functions_of_a_module_are_batched() -> None:

@@ -13,7 +13,7 @@ from tests.support.errors import assert_error
 ROLE = "no_row_locks"
 LAMP = {"name": "Lamp", "price": 19.99}
 KEY = {"Idempotency-Key": "order-17"}
-BODIES = {"/items": LAMP, "/items/batch": {"items": [LAMP, LAMP]}}
+BODIES = {"/things": LAMP, "/things/batch": {"items": [LAMP, LAMP]}}
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def url_without_row_locks(superuser_url: str) -> Iterator[str]:
     with connected(superuser_url) as connection, connection.cursor() as cursor:
         cursor.execute(f"CREATE ROLE {ROLE} LOGIN PASSWORD %s", (password,))
         cursor.execute(f"GRANT SELECT, INSERT, DELETE ON idempotency_keys TO {ROLE}")
-        cursor.execute(f"GRANT ALL ON items TO {ROLE}; GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {ROLE}")
+        cursor.execute(f"GRANT ALL ON things TO {ROLE}; GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {ROLE}")
     parts = urlsplit(superuser_url)
     yield urlunsplit(parts._replace(netloc=f"{ROLE}:{password}@{parts.netloc.rpartition('@')[2]}"))
     query(superuser_url, f"DROP OWNED BY {ROLE}")
@@ -59,4 +59,4 @@ def test_a_key_that_is_there_and_cannot_be_read_is_503(
 
     assert_error(response, 503, "DATABASE_ERROR")
     assert "retry-after" in response.headers
-    assert query(own_database_url, "SELECT count(*) FROM items") == [(0,)]
+    assert query(own_database_url, "SELECT count(*) FROM things") == [(0,)]

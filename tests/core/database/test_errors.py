@@ -60,9 +60,9 @@ def test_a_node_that_is_lost_is_503(own_database_url: str, make_client: MakeClie
         "CREATE FUNCTION lose_node() RETURNS trigger LANGUAGE plpgsql AS"
         f" $$ BEGIN RAISE EXCEPTION USING ERRCODE = 'XX000', MESSAGE = '{LOST_NODE}'; END $$",
     )
-    query(own_database_url, "CREATE TRIGGER t BEFORE INSERT ON items FOR EACH ROW EXECUTE FUNCTION lose_node()")
+    query(own_database_url, "CREATE TRIGGER t BEFORE INSERT ON things FOR EACH ROW EXECUTE FUNCTION lose_node()")
 
-    response = make_client(database_url=own_database_url).post("/items", json={"name": "a", "price": 1})
+    response = make_client(database_url=own_database_url).post("/things", json={"name": "a", "price": 1})
 
     assert_error(response, 503, "DATABASE_ERROR")
     assert "retry-after" in response.headers

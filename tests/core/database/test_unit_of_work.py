@@ -56,7 +56,7 @@ def statement(sql: str) -> Work:
 
 
 @contextmanager
-def locked(url: str, sql: str = "LOCK TABLE items IN ACCESS EXCLUSIVE MODE") -> Iterator[None]:
+def locked(url: str, sql: str = "LOCK TABLE things IN ACCESS EXCLUSIVE MODE") -> Iterator[None]:
     """Hold a lock in a transaction of somebody else."""
     with closing(psycopg2.connect(url)) as other, other.cursor() as cursor:
         cursor.execute(sql)
@@ -68,7 +68,7 @@ def raised(state: str) -> str:
     return f"DO $$ BEGIN RAISE EXCEPTION 'geheim' USING ERRCODE = '{state}'; END $$"
 
 
-INSERT = "INSERT INTO items (id, name, price) OVERRIDING SYSTEM VALUE VALUES "
+INSERT = "INSERT INTO things (id, name, price) OVERRIDING SYSTEM VALUE VALUES "
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ INSERT = "INSERT INTO items (id, name, price) OVERRIDING SYSTEM VALUE VALUES "
         (INSERT + "(1, 'x', 1), (1, 'x', 1)", 409, "CONFLICT"),  # 23505
         (INSERT + "(1, NULL, 1)", 422, "INVALID_INPUT"),  # 23502
         (INSERT + "(1, 'x', -1)", 422, "INVALID_INPUT"),  # 23514
-        ("INSERT INTO items (name, price) VALUES ('x', 1e10)", 422, "INVALID_INPUT"),  # 22003
+        ("INSERT INTO things (name, price) VALUES ('x', 1e10)", 422, "INVALID_INPUT"),  # 22003
         (
             "CREATE TEMP TABLE t AS SELECT 'x'::varchar(1) AS c; INSERT INTO t VALUES ('xy')",
             422,
@@ -89,7 +89,7 @@ INSERT = "INSERT INTO items (id, name, price) OVERRIDING SYSTEM VALUE VALUES "
         ("SELECT pg_terminate_backend(pg_backend_pid())", 503, "DATABASE_ERROR"),  # 57P01
         ("SELECT * FROM nowhere", 503, "DATABASE_ERROR"),  # 42P01: not migrated yet
         (
-            "SET transaction_read_only = on; INSERT INTO items (name, price) VALUES ('x', 1)",
+            "SET transaction_read_only = on; INSERT INTO things (name, price) VALUES ('x', 1)",
             503,
             "DATABASE_ERROR",
         ),  # 25006
@@ -124,41 +124,41 @@ def test_each_state_of_the_server_has_its_answer(
 def test_a_lock_that_is_not_to_be_had_is_503(make_client: MakeClient, database_url: str) -> None:
     client = make_client(db_statement_timeout=0.4)
     with locked(database_url):
-        for method, path, body in (("GET", "/items/1", None), ("POST", "/items", {"name": "x", "price": 1})):
+        for method, path, body in (("GET", "/things/1", None), ("POST", "/things", {"name": "x", "price": 1})):
             started = time.monotonic()
             assert_error(client.request(method, path, json=body), 503, "DATABASE_ERROR")
             assert time.monotonic() - started < 2
 
-    assert client.post("/items", json={"name": "x", "price": 1}).status_code == 201
+    assert client.post("/things", json={"name": "x", "price": 1}).status_code == 201
 
 
 def test_a_database_that_is_not_there_is_503_in_time(make_client: MakeClient, proxy: Proxy) -> None:
     client = make_client(database_url=proxy.url)
     proxy.refuse()
     for method, path, body in (
-        ("GET", "/items/1", None),
-        ("GET", "/items", None),
-        ("POST", "/items", {"name": "x", "price": 1}),
+        ("GET", "/things/1", None),
+        ("GET", "/things", None),
+        ("POST", "/things", {"name": "x", "price": 1}),
     ):
         started = time.monotonic()
         assert_error(client.request(method, path, json=body), 503, "DATABASE_ERROR")
         assert time.monotonic() - started < 2
     proxy.accept()
 
-    assert client.post("/items", json={"name": "x", "price": 1}).status_code == 201
+    assert client.post("/things", json={"name": "x", "price": 1}).status_code == 201
 
 
 def test_nobody_notices_that_idle_connections_died(make_client: MakeClient, sql: SQL) -> None:
     client = make_client(service_name="victim", db_pool_size=4)
     for _ in range(3):
         with ThreadPoolExecutor(8) as pool:
-            list(pool.map(lambda _: client.get("/items"), range(16)))
+            list(pool.map(lambda _: client.get("/things"), range(16)))
         killed = sql("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'victim'")
         assert killed
         # Reads and writes alike: nothing was sent on a dead connection.
-        assert client.post("/items", json={"name": "x", "price": 1}).status_code == 201
+        assert client.post("/things", json={"name": "x", "price": 1}).status_code == 201
         with ThreadPoolExecutor(8) as pool:
-            assert {r.status_code for r in pool.map(lambda _: client.get("/items"), range(16))} == {200}
+            assert {r.status_code for r in pool.map(lambda _: client.get("/things"), range(16))} == {200}
 
 
 def cut_off(calls: list[int], times: int) -> Work:
@@ -196,7 +196,7 @@ def test_a_write_is_not_repeated_when_the_connection_is_lost(client: TestClient,
 
 
 def test_two_transactions_that_lock_each_other_out_both_end_well(client: TestClient, sql: SQL) -> None:
-    sql("INSERT INTO items (name, price) VALUES ('a', 1), ('b', 1)")
+    sql("INSERT INTO things (name, price) VALUES ('a', 1), ('b', 1)")
     both_hold_one = asyncio.Barrier(2)
     calls: list[int] = []
 
@@ -204,10 +204,10 @@ def test_two_transactions_that_lock_each_other_out_both_end_well(client: TestCli
         def unit(connection: Connection) -> None:
             calls.append(first)
             connection.execute(text("SET LOCAL deadlock_timeout = '20ms'"))
-            connection.execute(text("UPDATE items SET price = price + 1 WHERE id = :id"), {"id": first})
+            connection.execute(text("UPDATE things SET price = price + 1 WHERE id = :id"), {"id": first})
             if calls.count(first) == 1:
                 await_(both_hold_one.wait())
-            connection.execute(text("UPDATE items SET price = price + 1 WHERE id = :id"), {"id": second})
+            connection.execute(text("UPDATE things SET price = price + 1 WHERE id = :id"), {"id": second})
 
         return unit
 
@@ -215,25 +215,25 @@ def test_two_transactions_that_lock_each_other_out_both_end_well(client: TestCli
         future.result(15)
 
     assert len(calls) == 3
-    assert sql("SELECT price FROM items") == [(3,), (3,)]
+    assert sql("SELECT price FROM things") == [(3,), (3,)]
 
 
 def test_a_serialisation_failure_repeats_the_whole_transaction(client: TestClient, sql: SQL) -> None:
-    sql("INSERT INTO items (name, price) VALUES ('a', 1)")
+    sql("INSERT INTO things (name, price) VALUES ('a', 1)")
     calls: list[int] = []
 
     def work(connection: Connection) -> None:
         connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
-        price = connection.execute(text("SELECT price FROM items")).scalar_one()
+        price = connection.execute(text("SELECT price FROM things")).scalar_one()
         calls.append(int(price))
         if len(calls) == 1:
-            sql("UPDATE items SET price = 5")
-        connection.execute(text("UPDATE items SET price = :price"), {"price": price + 1})
+            sql("UPDATE things SET price = 5")
+        connection.execute(text("UPDATE things SET price = :price"), {"price": price + 1})
 
     do(client, "transaction", work)
 
     assert calls == [1, 5]
-    assert sql("SELECT price FROM items") == [(6,)]
+    assert sql("SELECT price FROM things") == [(6,)]
 
 
 @pytest.mark.parametrize("how", ["read", "write", "transaction"])
@@ -256,13 +256,13 @@ def test_waiting_for_a_connection_has_an_end(make_client: MakeClient) -> None:
     time.sleep(0.1)
 
     started = time.monotonic()
-    response = client.get("/items")
+    response = client.get("/things")
 
     assert_error(response, 503, response.json()["detail"]["code"])
     assert response.json()["detail"]["code"] in {"DATABASE_ERROR", "OVERLOADED"}
     assert 0.15 < time.monotonic() - started < 1
     busy.result(5)
-    assert client.get("/items").status_code == 200
+    assert client.get("/things").status_code == 200
 
 
 def test_connections_are_at_most_as_many_as_the_pool(make_client: MakeClient, sql: SQL) -> None:
@@ -291,49 +291,49 @@ def test_the_connection_goes_back_whatever_happens(make_client: MakeClient, how:
     assert primary.busy == 0
     # A connection without work goes back to the pool a moment later.
     eventually(lambda: primary._engine.pool.checkedout() == 0, 5)  # type: ignore[attr-defined]
-    assert client.get("/items").status_code == 200
+    assert client.get("/things").status_code == 200
 
 
 def test_a_transaction_is_committed_before_its_result_is_there(client: TestClient, sql: SQL) -> None:
-    do(client, "transaction", statement("INSERT INTO items (name, price) VALUES ('x', 1)"))
-    assert sql("SELECT name FROM items") == [("x",)]
+    do(client, "transaction", statement("INSERT INTO things (name, price) VALUES ('x', 1)"))
+    assert sql("SELECT name FROM things") == [("x",)]
 
     def fails(connection: Connection) -> None:
-        connection.execute(text("INSERT INTO items (name, price) VALUES ('y', 1)"))
+        connection.execute(text("INSERT INTO things (name, price) VALUES ('y', 1)"))
         raise DatabaseError
 
     with pytest.raises(DatabaseError):
         do(client, "transaction", fails)
-    assert sql("SELECT name FROM items") == [("x",)]
+    assert sql("SELECT name FROM things") == [("x",)]
 
 
 def test_a_commit_that_fails_is_never_a_success(own_database_url: str, make_client: MakeClient) -> None:
     client = make_client(database_url=own_database_url)
-    item = client.post("/items", json={"name": "old", "price": 1})
+    thing = client.post("/things", json={"name": "old", "price": 1})
     query(
         own_database_url,
         "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION $$geheim$$; END'",
     )
     query(
         own_database_url,
-        "CREATE CONSTRAINT TRIGGER fail AFTER INSERT OR UPDATE OR DELETE ON items "
+        "CREATE CONSTRAINT TRIGGER fail AFTER INSERT OR UPDATE OR DELETE ON things "
         "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION fail()",
     )
     new = {"name": "new", "price": 1}
-    tagged = {"If-Match": item.headers["etag"]}
+    tagged = {"If-Match": thing.headers["etag"]}
 
     for response in (
-        client.post("/items", json=new),
-        client.post("/items", json=new, headers={"Idempotency-Key": "k"}),
-        client.post("/items/batch", json={"items": [new, new]}),
-        client.patch("/items/1", json=new),
-        client.patch("/items/1", json=new, headers=tagged),
-        client.delete("/items/1"),
-        client.delete("/items/1", headers=tagged),
+        client.post("/things", json=new),
+        client.post("/things", json=new, headers={"Idempotency-Key": "k"}),
+        client.post("/things/batch", json={"items": [new, new]}),
+        client.patch("/things/1", json=new),
+        client.patch("/things/1", json=new, headers=tagged),
+        client.delete("/things/1"),
+        client.delete("/things/1", headers=tagged),
     ):
         assert_error(response, 500, "INTERNAL_ERROR")
         assert "geheim" not in response.text
-    assert query(own_database_url, "SELECT name FROM items") == [("old",)]
+    assert query(own_database_url, "SELECT name FROM things") == [("old",)]
 
 
 def test_a_server_that_became_read_only_costs_the_pool_its_connections(
@@ -342,12 +342,12 @@ def test_a_server_that_became_read_only_costs_the_pool_its_connections(
     """After a failover the old connections lead to a standby; with the next ones libpq finds the primary."""
     client = make_client(database_url=own_database_url)
     new = {"name": "x", "price": 1}
-    client.post("/items", json=new)
+    client.post("/things", json=new)
     _set_read_only(client)
 
-    assert_error(client.post("/items", json=new), 503, "DATABASE_ERROR")
+    assert_error(client.post("/things", json=new), 503, "DATABASE_ERROR")
 
-    assert client.post("/items", json=new).status_code == 201
+    assert client.post("/things", json=new).status_code == 201
 
 
 def _set_read_only(client: TestClient) -> None:

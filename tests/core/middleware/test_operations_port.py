@@ -31,20 +31,20 @@ def test_each_port_serves_its_own_paths_only(service: Service) -> None:
         assert service.client.get(f"{service.operations_url}{path}").status_code == 200, path
         answer = service.client.get(path)
         assert (answer.status_code, answer.json()["detail"]["code"]) == (404, "NOT_FOUND"), path
-    assert service.client.get("/items").status_code == 200
-    assert service.client.get(f"{service.operations_url}/items").status_code == 404
-    assert service.client.post(f"{service.operations_url}/items", json={}).status_code == 404
+    assert service.client.get("/things").status_code == 200
+    assert service.client.get(f"{service.operations_url}/things").status_code == 404
+    assert service.client.post(f"{service.operations_url}/things", json={}).status_code == 404
     assert service.client.post("/metrics").status_code == 404
 
 
 def test_a_path_of_the_other_port_is_unmatched_in_the_metrics(service: Service) -> None:
     service.client.get("/metrics")
-    service.client.get(f"{service.operations_url}/items")
+    service.client.get(f"{service.operations_url}/things")
 
     text = service.client.get(f"{service.operations_url}/metrics").text
 
     assert 'http_requests_total{method="GET",path="unmatched",status="404"} 2.0' in text
-    assert 'path="/items"' not in text
+    assert 'path="/things"' not in text
 
 
 def test_both_ports_drain_in_step(service: Service) -> None:
@@ -54,7 +54,7 @@ def test_both_ports_drain_in_step(service: Service) -> None:
         with httpx2.Client(trust_env=False, timeout=5) as client:
             while service.process.poll() is None:
                 try:
-                    statuses["items", client.get(f"{service.url}/items").status_code] += 1
+                    statuses["things", client.get(f"{service.url}/things").status_code] += 1
                     statuses["live", client.get(f"{service.operations_url}/health/live").status_code] += 1
                     statuses["ready", client.get(f"{service.operations_url}/health/ready").status_code] += 1
                 except httpx2.TransportError:
@@ -69,5 +69,5 @@ def test_both_ports_drain_in_step(service: Service) -> None:
 
     assert service.process.wait(10) == 0
     assert statuses["ready", 503] > 3, statuses
-    assert statuses["items", 200] > statuses["ready", 200], "served on during the drain"
-    assert set(statuses) == {("items", 200), ("live", 200), ("ready", 200), ("ready", 503)}
+    assert statuses["things", 200] > statuses["ready", 200], "served on during the drain"
+    assert set(statuses) == {("things", 200), ("live", 200), ("ready", 200), ("ready", 503)}

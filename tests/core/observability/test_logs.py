@@ -23,7 +23,7 @@ FIXED = ["timestamp", "level", "logger", "message", "service"]
 def test_every_line_of_a_service_has_the_fields_from_start_to_end(start_service: StartService) -> None:
     service = start_service(SERVICE_NAME="lamps", LOG_LEVEL="DEBUG")
     service.wait_for_workers(2)
-    service.client.post("/items", json={"name": "Lamp", "price": 1})
+    service.client.post("/things", json={"name": "Lamp", "price": 1})
     service.raw(b"GARBAGE\r\n\r\n")
 
     assert service.stop() == 0
@@ -48,7 +48,7 @@ def test_every_line_of_a_service_has_the_fields_from_start_to_end(start_service:
 
 def test_nothing_is_said_twice(start_service: StartService) -> None:
     service = start_service(WEB_CONCURRENCY="1")
-    service.client.get("/items", headers={"X-Trace-ID": "once"})
+    service.client.get("/things", headers={"X-Trace-ID": "once"})
     service.stop()
 
     messages = service.messages()
@@ -59,12 +59,12 @@ def test_nothing_is_said_twice(start_service: StartService) -> None:
 
 
 def test_the_access_line_has_its_fields(service: Service) -> None:
-    service.client.get("/items?limit=1", headers={"X-Trace-ID": "access-1"})
+    service.client.get("/things?limit=1", headers={"X-Trace-ID": "access-1"})
 
     [line] = eventually(lambda: service.lines_of("access-1"))
     assert line["logger"] == "app.access"
     assert line["level"] == "INFO"
-    assert (line["method"], line["path"], line["status"], line["client"]) == ("GET", "/items", 200, "127.0.0.1")
+    assert (line["method"], line["path"], line["status"], line["client"]) == ("GET", "/things", 200, "127.0.0.1")
     assert 0 < line["duration_ms"] < 10_000
     assert line.keys() == {*FIXED, "trace_id", "method", "path", "status", "duration_ms", "client"}
 
@@ -72,24 +72,24 @@ def test_the_access_line_has_its_fields(service: Service) -> None:
 def test_a_trusted_proxy_names_the_client_and_another_does_not(start_service: StartService) -> None:
     for allowed, client in {"127.0.0.1": "203.0.113.7", "10.9.9.9": "127.0.0.1"}.items():
         service = start_service(FORWARDED_ALLOW_IPS=allowed, WEB_CONCURRENCY="1")
-        service.client.get("/items", headers={"X-Trace-ID": "proxied", "X-Forwarded-For": "203.0.113.7"})
+        service.client.get("/things", headers={"X-Trace-ID": "proxied", "X-Forwarded-For": "203.0.113.7"})
         [line] = eventually(lambda service=service: service.lines_of("proxied"))  # type: ignore[misc]
         assert line["client"] == client
 
 
 def test_the_query_and_the_headers_are_not_logged(service: Service) -> None:
-    service.client.get("/items?name=geheim", headers={"X-Trace-ID": "quiet", "Authorization": "Bearer geheim"})
+    service.client.get("/things?name=geheim", headers={"X-Trace-ID": "quiet", "Authorization": "Bearer geheim"})
 
     assert "geheim" not in str(eventually(lambda: service.lines_of("quiet")))
 
 
 def test_probes_and_scrapes_are_debug(make_client: MakeClient, logs: Logs) -> None:
     client = make_client(log_level="DEBUG")
-    for path in ("/health/live", "/health/ready", "/metrics", "/items"):
+    for path in ("/health/live", "/health/ready", "/metrics", "/things"):
         client.get(path)
 
     levels = {line["path"]: line["level"] for line in logs() if line["logger"] == "app.access"}
-    assert levels == {"/health/live": "DEBUG", "/health/ready": "DEBUG", "/metrics": "DEBUG", "/items": "INFO"}
+    assert levels == {"/health/live": "DEBUG", "/health/ready": "DEBUG", "/metrics": "DEBUG", "/things": "INFO"}
 
 
 def test_at_info_probes_are_silent(client: TestClient, logs: Logs) -> None:
@@ -102,7 +102,7 @@ def test_at_info_probes_are_silent(client: TestClient, logs: Logs) -> None:
 @pytest.mark.parametrize("level", ["WARNING", "critical"])
 def test_the_level_is_the_configured_one(make_client: MakeClient, logs: Logs, level: str) -> None:
     client = make_client(log_level=level)
-    client.get("/items")
+    client.get("/things")
 
     assert logs() == []
 

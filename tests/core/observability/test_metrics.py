@@ -43,13 +43,13 @@ def fresh(service: Service, method: str, path: str, **options: object) -> httpx2
 
 def test_requests_are_counted_exactly_over_all_workers(service: Service) -> None:
     requests = [
-        ("GET", "/items", 200),
-        ("GET", "/items/999999999", 404),
-        ("POST", "/items", 415),
-        ("HEAD", "/items", 200),
-        ("PUT", "/items/5", 405),
+        ("GET", "/things", 200),
+        ("GET", "/things/999999999", 404),
+        ("POST", "/things", 415),
+        ("HEAD", "/things", 200),
+        ("PUT", "/things/5", 405),
         ("GET", "/nothing/here", 404),
-        ("DELETE", "/items/x", 422),
+        ("DELETE", "/things/x", 422),
         ("GET", "/health/live", 200),
     ] * 25
     random.Random(1).shuffle(requests)  # noqa: S311 - the same at every run
@@ -65,9 +65,9 @@ def test_requests_are_counted_exactly_over_all_workers(service: Service) -> None
     assert answers == [status for _, _, status in requests]
     after = scrape(service)
     templates = {
-        "/items/999999999": "/items/{item_id}",
-        "/items/5": "/items/{item_id}",
-        "/items/x": "/items/{item_id}",
+        "/things/999999999": "/things/{thing_id}",
+        "/things/5": "/things/{thing_id}",
+        "/things/x": "/things/{thing_id}",
         "/nothing/here": "unmatched",
     }
     expected = Counter((method, templates.get(path, path), str(status)) for method, path, status in requests)
@@ -81,10 +81,10 @@ def test_requests_are_counted_exactly_over_all_workers(service: Service) -> None
 
 
 def test_whoever_has_an_answer_finds_it_counted(service: Service) -> None:
-    labels = {"method": "GET", "path": "/items", "status": "200"}
+    labels = {"method": "GET", "path": "/things", "status": "200"}
     for _ in range(20):
         before = value(scrape(service), "http_requests_total", **labels)
-        fresh(service, "GET", "/items")
+        fresh(service, "GET", "/things")
         assert value(scrape(service), "http_requests_total", **labels) == before + 1
 
 
@@ -97,14 +97,14 @@ def test_series_are_bounded_whatever_clients_send(service: Service) -> None:
     scrape(service)
     for method in ("GET", "POST", "PROPFIND", "MKCOL", "REPORT", "PURGE"):
         service.client.request(method, f"/{word()}")
-        service.client.request(method, f"/items/{word()}")
+        service.client.request(method, f"/things/{word()}")
     before = set(scrape(service))
     words = [word() for _ in range(1000)]
 
     for n, path in enumerate(words):
         method = ("GET", "POST", "PROPFIND", "MKCOL", "REPORT", "PURGE")[n % 6]
         service.client.request(
-            method, (f"/{path}", f"/items/{path}", f"/items?{path}=1")[n % 3], headers={"X-Trace-ID": path}
+            method, (f"/{path}", f"/things/{path}", f"/things?{path}=1")[n % 3], headers={"X-Trace-ID": path}
         )
 
     text = service.client.get("/metrics").text
@@ -118,11 +118,11 @@ def test_counters_survive_a_killed_worker_and_files_stay_bounded(start_service: 
     folder = tmp_path / "metrics"
     service = start_service(PROMETHEUS_MULTIPROC_DIR=str(folder))
     service.wait_for_workers(2)
-    labels = {"method": "GET", "path": "/items", "status": "200"}
+    labels = {"method": "GET", "path": "/things", "status": "200"}
     files = set()
     for killed in range(1, 4):
         for _ in range(20):
-            fresh(service, "GET", "/items")
+            fresh(service, "GET", "/things")
         assert value(scrape(service), "http_requests_total", **labels) == 20 * killed
         files.add(len(list(folder.glob("*.db"))))
         victim = random.Random(killed).choice(service.workers())  # noqa: S311 - the same at every run
@@ -141,7 +141,7 @@ def test_counters_survive_a_killed_worker_and_files_stay_bounded(start_service: 
 
 def test_in_progress_is_the_scrape_itself_when_nothing_else_is(service: Service) -> None:
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda _: fresh(service, "GET", "/items"), range(40)))
+        list(pool.map(lambda _: fresh(service, "GET", "/things"), range(40)))
 
     eventually(lambda: value(scrape(service), "http_requests_in_progress") == 1)
 
@@ -149,7 +149,7 @@ def test_in_progress_is_the_scrape_itself_when_nothing_else_is(service: Service)
 def test_the_pool_shows_its_connections_and_waits(service: Service) -> None:
     before = value(scrape(service), "db_pool_wait_seconds_count")
     for _ in range(5):
-        service.client.get("/items")
+        service.client.get("/things")
 
     series = scrape(service)
     assert value(series, "db_pool_wait_seconds_count") == before + 5
@@ -159,7 +159,7 @@ def test_the_pool_shows_its_connections_and_waits(service: Service) -> None:
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not on this machine")
 def test_promtool_finds_nothing_to_say(service: Service) -> None:
-    for path in ("/items", "/nothing", "/items/1"):
+    for path in ("/things", "/nothing", "/things/1"):
         service.client.get(path)
 
     result = subprocess.run(
@@ -174,7 +174,7 @@ def test_promtool_finds_nothing_to_say(service: Service) -> None:
 
 
 def test_the_contract_s_metrics_are_there(service: Service) -> None:
-    service.client.get("/items")
+    service.client.get("/things")
     response = service.client.get("/metrics")
 
     assert response.headers["content-type"].startswith("text/plain; version=")
@@ -207,6 +207,6 @@ def test_the_contract_s_metrics_are_there(service: Service) -> None:
 
 
 def test_one_process_alone_has_metrics_too(client: TestClient) -> None:
-    client.get("/items")
+    client.get("/things")
 
-    assert 'http_requests_total{method="GET",path="/items",status="200"}' in client.get("/metrics").text
+    assert 'http_requests_total{method="GET",path="/things",status="200"}' in client.get("/metrics").text

@@ -51,7 +51,7 @@ def traced(
             "WEB_CONCURRENCY": "1",
             "DRAIN_SECONDS": "0",
             "SHUTDOWN_TIMEOUT": "5",
-            "INVENTORY_URL": _stub.url,
+            "WAREHOUSE_URL": _stub.url,
             "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
             "OTEL_BSP_SCHEDULE_DELAY": "100",
         }
@@ -71,23 +71,23 @@ def _server(spans: list[Span]) -> Span:
 def test_a_trace_reaches_through(traced: Service, collector: Collector, stub: Stub) -> None:
     trace = TRACE + "1"
     parent = {"traceparent": f"00-{trace}-{PARENT}-01", "tracestate": "vendor=1"}
-    traced.client.post("/items", json={"name": "Lamp", "price": 1.5}, headers=parent)
+    traced.client.post("/things", json={"name": "Lamp", "price": 1.5}, headers=parent)
     created = eventually(lambda: [s for s in collector.of(trace) if s.name in {"INSERT", "WITH"}])
 
     server = _server(collector.of(trace))
-    assert (server.name, server.parent_span_id.hex()) == ("POST /items", PARENT)
+    assert (server.name, server.parent_span_id.hex()) == ("POST /things", PARENT)
     assert attributes(server)["http.response.status_code"] == 201
     assert created[0].parent_span_id == server.span_id
     statement = attributes(created[0])
     assert statement["db.system.name"] == "postgresql"
-    assert "INSERT INTO items" in statement["db.query.text"]
+    assert "INSERT INTO things" in statement["db.query.text"]
     assert "Lamp" not in str(statement)
     assert {"service.name": __title__, "deployment.environment.name": "production"}.items() <= (
         collector.resources[-1].items()
     )
 
     trace = TRACE + "2"
-    traced.client.get("/items/7/stock", headers={"traceparent": f"00-{trace}-{PARENT}-01"})
+    traced.client.get("/things/7/stock", headers={"traceparent": f"00-{trace}-{PARENT}-01"})
     [call] = [s for s in collector.of(trace) if s.kind == Span.SPAN_KIND_CLIENT]
     assert attributes(call)["url.full"] == f"{stub.url}/stock/7"
     assert stub.received[0].headers["traceparent"] == f"00-{trace}-{call.span_id.hex()}-01"
@@ -96,16 +96,16 @@ def test_a_trace_reaches_through(traced: Service, collector: Collector, stub: St
 
 def test_log_line_error_body_and_trace_meet(traced: Service, collector: Collector) -> None:
     answers = {
-        "new": traced.client.get("/items/999"),
-        "ours": traced.client.get("/items/998", headers={"X-Trace-ID": TRACE + "3"}),
+        "new": traced.client.get("/things/999"),
+        "ours": traced.client.get("/things/998", headers={"X-Trace-ID": TRACE + "3"}),
         "both": traced.client.get(
-            "/items/997", headers={"X-Trace-ID": TRACE + "4", "traceparent": f"00-{TRACE}5-{PARENT}-01"}
+            "/things/997", headers={"X-Trace-ID": TRACE + "4", "traceparent": f"00-{TRACE}5-{PARENT}-01"}
         ),
     }
     for answer in answers.values():
         trace_id = answer.json()["trace_id"]
         assert answer.headers["x-trace-id"] == trace_id
-        assert attributes(_server(collector.of(trace_id)))["http.route"] == "/items/{item_id}"
+        assert attributes(_server(collector.of(trace_id)))["http.route"] == "/things/{thing_id}"
         [line] = [line for line in traced.logged(trace_id) if line["logger"] == "app.access"]
         assert "otel_trace_id" not in line
     assert answers["ours"].json()["trace_id"] == TRACE + "3"
@@ -120,7 +120,7 @@ def test_an_id_of_another_form_is_on_the_span_and_the_spans_id_in_the_log(
         TRACE + "6": {"X-Trace-ID": "order-18", "traceparent": f"00-{TRACE}6-{PARENT}-01"},
     }
     for trace_id, headers in cases.items():
-        answer = traced.client.get("/items/7/stock", headers=headers)
+        answer = traced.client.get("/things/7/stock", headers=headers)
         assert answer.headers["x-trace-id"] == headers["X-Trace-ID"]
         assert attributes(_server(collector.of(trace_id)))["app.trace_id"] == headers["X-Trace-ID"]
         [line] = eventually(lambda headers=headers: traced.lines_of(headers["X-Trace-ID"]))  # type: ignore[misc]
@@ -130,24 +130,24 @@ def test_an_id_of_another_form_is_on_the_span_and_the_spans_id_in_the_log(
 
 
 def test_a_caller_that_does_not_record_is_heard(traced: Service, collector: Collector, stub: Stub) -> None:
-    traced.client.get("/items/7/stock", headers={"traceparent": f"00-{TRACE}7-{PARENT}-00"})
+    traced.client.get("/things/7/stock", headers={"traceparent": f"00-{TRACE}7-{PARENT}-00"})
     assert stub.received[0].headers["traceparent"].startswith(f"00-{TRACE}7-")
     assert stub.received[0].headers["traceparent"].endswith("-00")
 
-    traced.client.get("/items/7/stock", headers={"traceparent": f"00-{TRACE}8-{PARENT}-01"})
+    traced.client.get("/things/7/stock", headers={"traceparent": f"00-{TRACE}8-{PARENT}-01"})
     collector.of(TRACE + "8")
     assert not [span for span in collector.spans if span.trace_id.hex() == TRACE + "7"]
 
 
 def test_without_tracing_the_flag_is_passed_on(make_client: MakeClient, stub: Stub) -> None:
-    client = make_client(inventory_url=stub.url)
+    client = make_client(warehouse_url=stub.url)
     for headers, flags in (
         ({"traceparent": f"00-{TRACE}9-{PARENT}-01"}, "01"),
         ({"traceparent": f"00-{TRACE}9-{PARENT}-00"}, "00"),
         ({"traceparent": f"00-{TRACE}9-{PARENT}-01", "X-Trace-ID": "order"}, "01"),
         ({}, "00"),
     ):
-        client.get("/items/7/stock", headers=headers)
+        client.get("/things/7/stock", headers=headers)
         assert stub.received[-1].headers["traceparent"].endswith(f"-{flags}"), headers
 
 
@@ -155,7 +155,7 @@ def test_machines_leave_no_trace_and_what_fails_is_marked(traced: Service, colle
     for number, path in enumerate(("/health/live", "/health/ready", "/metrics")):
         traced.client.get(path, headers={"X-Trace-ID": f"{TRACE[:-1]}a{number}"})
     stub.answer(reply(500))
-    traced.client.get("/items/7/stock?x=secret", headers={"X-Trace-ID": TRACE + "b"})
+    traced.client.get("/things/7/stock?x=secret", headers={"X-Trace-ID": TRACE + "b"})
 
     spans = collector.of(TRACE + "b")
     assert _server(spans).status.code == Status.STATUS_CODE_ERROR
@@ -166,7 +166,7 @@ def test_machines_leave_no_trace_and_what_fails_is_marked(traced: Service, colle
 
 def test_the_last_spans_are_sent_when_the_service_ends(start_service: StartService, collector: Collector) -> None:
     service = start_service(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, OTEL_BSP_SCHEDULE_DELAY="60000")
-    service.client.get("/items", headers={"X-Trace-ID": TRACE + "c"})
+    service.client.get("/things", headers={"X-Trace-ID": TRACE + "c"})
 
     assert service.stop() == 0
 
@@ -189,7 +189,7 @@ def test_a_collector_that_is_away_costs_no_request_anything(start_service: Start
         durations = []
         for _ in range(300):
             started = time.perf_counter()
-            assert service.client.get("/items").status_code == 200
+            assert service.client.get("/things").status_code == 200
             durations.append(time.perf_counter() - started)
 
         assert sorted(durations)[150] < 0.1

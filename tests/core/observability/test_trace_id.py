@@ -60,7 +60,7 @@ BAD = [
 def test_a_bad_id_is_replaced_and_not_logged(
     client: TestClient, logs: Callable[[], list[dict[str, Any]]], given: bytes
 ) -> None:
-    response = client.get("/items/1", headers=[(b"X-Trace-ID", given)])
+    response = client.get("/things/1", headers=[(b"X-Trace-ID", given)])
 
     trace_id = response.headers["x-trace-id"]
     assert NEW.fullmatch(trace_id)
@@ -136,17 +136,17 @@ def test_new_ids_differ(client: TestClient) -> None:
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("GET", "/items"),
-        ("POST", "/items"),
-        ("GET", "/items/x"),
-        ("PUT", "/items"),
+        ("GET", "/things"),
+        ("POST", "/things"),
+        ("GET", "/things/x"),
+        ("PUT", "/things"),
         ("GET", "/nothing"),
-        ("HEAD", "/items"),
+        ("HEAD", "/things"),
         ("GET", "/metrics"),
         ("GET", "/health/ready"),
         ("GET", "/docs"),
         ("GET", "/openapi.json"),
-        ("OPTIONS", "/items"),
+        ("OPTIONS", "/things"),
     ],
 )
 def test_every_answer_of_the_service_has_it_once(service: Service, method: str, path: str) -> None:
@@ -195,7 +195,7 @@ def test_concurrent_requests_keep_theirs_apart(service: Service) -> None:
     names = [f"apart-{n}" for n in range(200)]
 
     def ask(name: str) -> tuple[str, str]:
-        response = service.client.get("/items/999999999", headers={"X-Trace-ID": name})
+        response = service.client.get("/things/999999999", headers={"X-Trace-ID": name})
         return response.headers["x-trace-id"], response.json()["trace_id"]
 
     with ThreadPoolExecutor(16) as pool:
@@ -211,7 +211,7 @@ def test_concurrent_requests_keep_theirs_apart(service: Service) -> None:
 
 
 def test_no_id_is_left_over_outside_of_requests(service: Service) -> None:
-    service.client.get("/items", headers={"X-Trace-ID": "left-over"})
+    service.client.get("/things", headers={"X-Trace-ID": "left-over"})
 
     for line in service.lines():
         if line["logger"] in {"gunicorn.error", "uvicorn.error"}:

@@ -30,7 +30,7 @@ async def databases(make_settings: MakeSettings) -> AsyncIterator[list[Database]
 
 @transaction
 def insert_item(connection: Connection) -> None:
-    connection.execute(text("INSERT INTO items (name, price) SELECT 'Job', 1 FROM pg_sleep(0.05)"))
+    connection.execute(text("INSERT INTO things (name, price) SELECT 'Job', 1 FROM pg_sleep(0.05)"))
 
 
 @transaction
@@ -44,7 +44,7 @@ async def test_one_of_all_workers_runs_it(databases: list[Database], sql: SQL) -
     ran = await asyncio.gather(*tries)
 
     assert sum(ran) == 1
-    assert sql("SELECT count(*) FROM items") == [(1,)]
+    assert sql("SELECT count(*) FROM things") == [(1,)]
     assert not await run_in_period(DAY, "job", insert_item, databases[0])
     assert await run_in_period(DAY, "another job", insert_item, databases[0])
 
@@ -54,7 +54,7 @@ async def test_the_death_of_its_worker_leaves_it_to_another(databases: list[Data
         await run_in_period(DAY, "job", insert_item_and_die, databases[0])
 
     assert await run_in_period(DAY, "job", insert_item, databases[1])
-    assert sql("SELECT count(*) FROM items") == [(1,)]
+    assert sql("SELECT count(*) FROM things") == [(1,)]
 
 
 async def test_it_goes_on_after_a_failure_and_is_logged_and_counted(

@@ -13,16 +13,13 @@ from app.core.database import Database, transaction
 from app.core.database.idempotency import IdempotencyKeyReused
 from app.core.database.once import Once
 from app.core.errors import DatabaseError
-from app.core.resources import Pages, Resource
-from app.items.errors import ItemNotFound
-from app.items.models import Item
-from app.items.schemas import ItemCreate, ItemPatch, ItemQuery
+from app.core.resources import Pages
 from tests.conftest import SQL, MakeSettings
+from tests.sample.things import ThingCreate, ThingNotFound, ThingQuery, ThingRow, things
 
 pytestmark = pytest.mark.anyio
 
-items = Resource(Item, create=ItemCreate, patch=ItemPatch, not_found=ItemNotFound)
-LAMP = ItemCreate.model_validate({"name": "Lamp", "price": 19})
+LAMP = ThingCreate.model_validate({"name": "Lamp", "price": 19})
 statements: list[str] = []
 
 
@@ -42,45 +39,45 @@ def once(key: str, caller: str = "", replays: list[str] | None = None) -> Once:
 
 
 async def test_a_conditional_change_is_one_statement(db: Database, sql: SQL) -> None:
-    item = await items.insert(db, LAMP)
+    thing = await things.insert(db, LAMP)
     statements.clear()
-    match = Preconditions(if_match=frozenset({str(item.version)}), if_none_match=None)
+    match = Preconditions(if_match=frozenset({str(thing.version)}), if_none_match=None)
 
-    changed = await items.update(db, item.id, {"name": "Desk"}, match)
+    changed = await things.update(db, thing.id, {"name": "Desk"}, match)
 
     assert (changed.name, changed.version) == ("Desk", 2)
     assert len(statements) == 1
     with pytest.raises(PreconditionFailed):
-        await items.update(db, item.id, {"name": "Chair"}, match)
+        await things.update(db, thing.id, {"name": "Chair"}, match)
     with pytest.raises(PreconditionFailed):
-        await items.delete(db, item.id, Preconditions(None, frozenset("*")))
-    with pytest.raises(ItemNotFound):
-        await items.update(db, 4711, {"name": "Chair"}, match)
-    assert sql("SELECT name, version FROM items") == [("Desk", 2)]
+        await things.delete(db, thing.id, Preconditions(None, frozenset("*")))
+    with pytest.raises(ThingNotFound):
+        await things.update(db, 4711, {"name": "Chair"}, match)
+    assert sql("SELECT name, version FROM things") == [("Desk", 2)]
 
 
 async def test_the_version_changes_whatever_changes_the_row(db: Database, sql: SQL) -> None:
-    item = await items.insert(db, LAMP)
-    sql("UPDATE items SET price = 20")
+    thing = await things.insert(db, LAMP)
+    sql("UPDATE things SET price = 20")
 
-    now = await items.get(db, item.id)
+    now = await things.get(db, thing.id)
 
-    assert now.version == item.version + 1
-    assert now.updated_at > item.updated_at
+    assert now.version == thing.version + 1
+    assert now.updated_at > thing.updated_at
 
 
 async def test_creates_with_keys_share_statements_and_callers_share_none(db: Database, sql: SQL) -> None:
     replays: list[str] = []
     keys = [once(f"key-{n % 20}", f"caller-{n % 2}", replays) for n in range(120)]
-    made = await asyncio.gather(*(items.insert(db.once(key), LAMP) for key in keys))
+    made = await asyncio.gather(*(things.insert(db.once(key), LAMP) for key in keys))
 
     # 20 keys, each of which one caller uses: caller-0 the even ones.
-    assert sql("SELECT count(*) FROM items") == [(20,)]
-    assert len({item.id for item in made}) == 20
+    assert sql("SELECT count(*) FROM things") == [(20,)]
+    assert len({thing.id for thing in made}) == 20
     assert len(replays) == 100
     assert len(statements) < 60
-    other = await items.insert(db.once(once("key-0", "caller-1", replays)), LAMP)
-    assert other.id not in {item.id for item in made}
+    other = await things.insert(db.once(once("key-0", "caller-1", replays)), LAMP)
+    assert other.id not in {thing.id for thing in made}
 
 
 async def test_a_stored_answer_survives_a_migration(make_settings: MakeSettings, own_database_url: str) -> None:
@@ -89,11 +86,11 @@ async def test_a_stored_answer_survives_a_migration(make_settings: MakeSettings,
     replays: list[str] = []
     database = Database(make_settings(database_url=own_database_url))
     try:
-        first = await items.insert(database.once(once("k")), LAMP)
+        first = await things.insert(database.once(once("k")), LAMP)
         query(own_database_url, "UPDATE idempotency_keys SET rows = jsonb_build_array(rows -> 0 #- '{version}')")
-        query(own_database_url, "ALTER TABLE items ADD COLUMN stars integer NOT NULL DEFAULT 3")
+        query(own_database_url, "ALTER TABLE things ADD COLUMN stars integer NOT NULL DEFAULT 3")
 
-        again = await items.insert(database.once(once("k", replays=replays)), LAMP)
+        again = await things.insert(database.once(once("k", replays=replays)), LAMP)
     finally:
         database.dispose()
     assert (again.id, again.name, again.version) == (first.id, "Lamp", 1)
@@ -113,7 +110,7 @@ tries: list[int] = []
 def buy(connection: Connection, name: str) -> Receipt:
     tries.append(1)
     values = {"name": name, "price": 1}
-    new = text("INSERT INTO items (name, price) VALUES (:name, :price) RETURNING id")
+    new = text("INSERT INTO things (name, price) VALUES (:name, :price) RETURNING id")
     row_id = connection.execute(new, values).scalar_one()
     if name == "Dies" and len(tries) < 3:
         connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
@@ -130,7 +127,7 @@ async def test_a_transaction_happens_once_for_a_key(db: Database, sql: SQL) -> N
     receipts = await asyncio.gather(*(buy(db.once(once("k", replays=replays)), "Lamp") for _ in range(8)))
 
     assert receipts == [receipts[0]] * 8
-    assert (len(replays), sql("SELECT count(*) FROM items")) == (7, [(1,)])
+    assert (len(replays), sql("SELECT count(*) FROM things")) == (7, [(1,)])
     with pytest.raises(IdempotencyKeyReused):
         await buy(db.once(once("k")), "Desk")
     with pytest.raises(TypeError, match="pydantic"):
@@ -141,11 +138,11 @@ async def test_a_transaction_whose_connection_dies_leaves_nothing_and_may_be_rep
     tries.clear()
     with pytest.raises(DatabaseError):
         await buy(db.once(once("k")), "Dies")
-    assert sql("SELECT (SELECT count(*) FROM items), (SELECT count(*) FROM idempotency_keys)") == [(0, 0)]
+    assert sql("SELECT (SELECT count(*) FROM things), (SELECT count(*) FROM idempotency_keys)") == [(0, 0)]
 
     receipt = await buy(db.once(once("k")), "Dies")
 
-    assert sql("SELECT id FROM items") == [(receipt.id,)]
+    assert sql("SELECT id FROM things") == [(receipt.id,)]
 
 
 class ByName(PageQuery):
@@ -156,13 +153,13 @@ class ByName(PageQuery):
 
 async def test_a_field_of_the_query_is_a_filter(db: Database) -> None:
     for name in ("Lamp", "Desk", "Lamp"):
-        await items.insert(db, ItemCreate.model_validate({"name": name, "price": 1}))
-    by_name = Pages(Item, ByName)
+        await things.insert(db, ThingCreate.model_validate({"name": name, "price": 1}))
+    by_name = Pages(ThingRow, ByName)
 
-    assert [item.name for item in (await by_name.read(db, ByName(name="Lamp"))).items] == ["Lamp", "Lamp"]
+    assert [thing.name for thing in (await by_name.read(db, ByName(name="Lamp"))).items] == ["Lamp", "Lamp"]
     assert len((await by_name.read(db, ByName())).items) == 3
 
 
 def test_a_field_that_would_filter_nothing_is_an_error() -> None:
     with pytest.raises(TypeError, match="max_price is neither a column nor one of the filters"):
-        Pages(Item, ItemQuery, {"min_price": Item.price >= bindparam("min_price")})
+        Pages(ThingRow, ThingQuery, {"min_price": ThingRow.price >= bindparam("min_price")})

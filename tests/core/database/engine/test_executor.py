@@ -105,7 +105,7 @@ async def test_each_unit_has_the_context_of_its_caller(make_settings: MakeSettin
 
 async def test_a_unit_whose_caller_has_gone_before_it_began_is_not_run(make_settings: MakeSettings, sql: SQL) -> None:
     def insert(connection: Connection) -> None:
-        connection.execute(text("INSERT INTO items (name, price) VALUES ('gone', 1)"))
+        connection.execute(text("INSERT INTO things (name, price) VALUES ('gone', 1)"))
 
     async with running(make_settings, db_pool_size=1) as executor:
         busy = asyncio.create_task(executor.run(scalar("SELECT pg_sleep(0.2)"), repeat_if_lost=False))
@@ -116,7 +116,7 @@ async def test_a_unit_whose_caller_has_gone_before_it_began_is_not_run(make_sett
         await busy
         await executor.run(scalar("SELECT 1"), repeat_if_lost=False)
 
-    assert sql("SELECT name FROM items") == []
+    assert sql("SELECT name FROM things") == []
 
 
 async def test_a_unit_that_waits_too_long_is_told_so(make_settings: MakeSettings) -> None:

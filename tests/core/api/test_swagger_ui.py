@@ -99,13 +99,13 @@ def assert_stayed_here(browser: webdriver.Chrome, service: Service) -> None:
 
 
 def test_swagger_ui_calls_the_service(browser: webdriver.Chrome, service: Service, tmp_path: Path) -> None:
-    item = service.client.post("/items", json={"name": "Browser", "price": 4711.42}).json()
+    thing = service.client.post("/things", json={"name": "Browser", "price": 4711.42}).json()
 
     browser.get(f"{service.url}/docs")
     appearing(browser, ".title", __title__)
-    answer = execute(browser, "#operations-items-list_items", min_price="4711.42")
+    answer = execute(browser, "#operations-things-list_things", min_price="4711.42")
 
-    assert item in json.loads(answer)["items"]
+    assert thing in json.loads(answer)["items"]
     screenshot = tmp_path / "docs.png"
     assert browser.save_screenshot(str(screenshot))
     assert screenshot.stat().st_size > 10_000
@@ -121,11 +121,11 @@ def test_swagger_ui_sends_the_token_that_was_entered(
 
     browser.get(f"{service.url}/docs")
     click(browser, ".scheme-container .authorize")
-    appearing(browser, ".auth-container input").send_keys(signer.token(scope="items:read"))
+    appearing(browser, ".auth-container input").send_keys(signer.token(scope="things:read"))
     click(browser, ".auth-container .authorize")
     appearing(browser, ".auth-container .auth-btn-wrapper", "Logout")
     click(browser, ".auth-container .btn-done")
-    answer = execute(browser, "#operations-items-list_items")
+    answer = execute(browser, "#operations-things-list_things")
 
     assert json.loads(answer) == {"items": [], "next_cursor": None}
     assert_stayed_here(browser, service)
@@ -135,7 +135,7 @@ def test_redoc_renders(browser: webdriver.Chrome, service: Service, tmp_path: Pa
     browser.get(f"{service.url}/redoc")
 
     appearing(browser, "h1", __title__)
-    appearing(browser, "[data-section-id='tag/items/operation/create_item']", "Create an item")
+    appearing(browser, "[data-section-id='tag/things/operation/create_thing']", "Create a thing")
     assert browser.save_screenshot(str(tmp_path / "redoc.png"))
     assert_stayed_here(browser, service)
 
