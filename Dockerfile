@@ -50,7 +50,7 @@ ARG VERSION=unknown
 ARG COMMIT=unknown
 ARG BASE_IMAGE
 LABEL org.opencontainers.image.title="items-service" \
-      org.opencontainers.image.description="Items on PostgreSQL: FastAPI behind gunicorn and uvicorn workers" \
+      org.opencontainers.image.description="FastAPI on PostgreSQL, behind gunicorn and uvicorn workers" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${COMMIT}" \
       org.opencontainers.image.base.name="${BASE_IMAGE}"

@@ -42,16 +42,34 @@ README.md merge=ours
 VERSION = "0.1.0"
 # A block to remove, from "# items: begin" to "# items: end"; in Markdown, from "<!-- items: begin -->".
 BLOCK = r"^[ \t]*(?:#|//|--|<!--) {kind}: begin\b.*\n(?:.*\n)*?[ \t]*(?:#|//|--|<!--) {kind}: end\b.*\n"
-# How app/main.py and the import contracts in pyproject.toml name items, and what is left of each line.
-_COMPOSED = (
-    (r"^from app\.items\b.*\n", ""),
-    (r"^( *)if load\(InventorySettings\).*\n\1    .*\n", ""),
-    (r"^ *app\.include_router\(items\.router\)\n", ""),
-    (r"^(from app\.core\.config import Settings), load,", r"\1,"),
-    (r'"app\.items \| ', '"'),
-    (r'^    "app\.items",\n', ""),
-    (r'"app\.items", ', ""),
-)
+# How files that have no such blocks name items, and what is left of each line.
+_MENTIONS = {
+    "app/main.py": (
+        (r"^from app\.items\b.*\n", ""),
+        (r"^( *)if load\(InventorySettings\).*\n\1    .*\n", ""),
+        (r"^ *app\.include_router\(items\.router\)\n", ""),
+        (r"^(from app\.core\.config import Settings), load,", r"\1,"),
+    ),
+    "pyproject.toml": (
+        (r'"app\.items \| ', '"'),
+        (r'^    "app\.items",\n', ""),
+        (r'"app\.items", ', ""),
+    ),
+    "README.md": (
+        (r"^  items/ .*\n", ""),
+        (r"^4\. `scripts/adopt .*\n5\.", "4."),
+        (r"^\| `INVENTORY_URL` .*\n", ""),
+        (r", load-items,", ","),
+        (r"; --demo fills in some data", ""),
+    ),
+    "CONTRIBUTING.md": ((r"^\| load data into it .*\n", ""),),
+    ".env.example": ((r"^# .*\n# INVENTORY_URL=\n\n", ""),),
+    "docker-compose.yml": ((r"^ +INVENTORY_URL: .*\n", ""),),
+    "scripts/issue_token.py": (
+        (r"; default: every scope of items", ""),
+        (r' or \["items:read", "items:write"\]', " or []"),
+    ),
+}
 LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)")
 ROW = re.compile(r"^\s*(\||[-*] |\d+\. )")
 
@@ -152,9 +170,8 @@ def _without_items(file: Path, text: str) -> str:
     """Remove what files say about items outside of the marked blocks, which are removed already."""
     if file.parent == ROOT / "alembic" / "versions":
         return _relink(text)
-    if file in {ROOT / "app" / "main.py", ROOT / "pyproject.toml"}:
-        for pattern, left in _COMPOSED:
-            text = re.sub(pattern, left, text, flags=re.MULTILINE)
+    for pattern, left in _MENTIONS.get(str(file.relative_to(ROOT)), ()):
+        text = re.sub(pattern, left, text, flags=re.MULTILINE)
     return text
 
 

@@ -48,7 +48,7 @@ def settings(key: ec.EllipticCurvePrivateKey) -> str:
 def main() -> None:
     """Print the token, or the settings."""
     parser = argparse.ArgumentParser(prog="scripts/token", description=__doc__)
-    parser.add_argument("--scope", action="append", help="a scope; may be repeated (default: every scope of items)")
+    parser.add_argument("--scope", action="append", help="a scope; may be repeated; default: every scope of items")
     parser.add_argument("--subject", default="developer", help="the caller (%(default)s)")
     parser.add_argument("--seconds", type=int, default=3600, help="how long the token is valid (%(default)s)")
     parser.add_argument("--settings", action="store_true", help="print only the settings")

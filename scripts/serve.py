@@ -4,7 +4,7 @@ Without a `DATABASE_URL` in the environment or `.env` it starts an embedded Post
 `postgres.py`. SIGTERM and Ctrl-C stop everything gracefully; a second Ctrl-C does so at once.
 
     scripts/run --reload    for development: one worker, new code at once, readable logs on a terminal
-    scripts/run --demo      with a few hundred items to look at
+    scripts/run --demo      with some data to look at
 """
 
 import ctypes
@@ -14,20 +14,20 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
 import postgres
 from lib.database_url import given
+from lib.loopback import ask
 from lib.schema import is_current
 from lib.watcher import Watcher
 
 ROOT = Path(__file__).resolve().parents[1]
 MIGRATE = [sys.executable, "-m", "scripts.lib.migrate"]
 GUNICORN = [sys.executable, "-m", "app.server"]
-DEMO = str(ROOT / "scripts" / "lib" / "demo.py")  # creates some items
+DEMO = ROOT / "scripts" / "lib" / "demo.py"
 MIGRATION_TIMEOUT = 1800.0  # seconds, for one try; each statement has its own, shorter timeout
 MIGRATION_PAUSE = 3.0  # seconds between two attempts
 STOP_MARGIN = 30.0  # seconds beyond the service's own timeouts, after which it is killed
@@ -153,7 +153,7 @@ def check_settings() -> float:
 
     embedded = given() is None
     if embedded:
-        os.environ["DATABASE_URL"] = "postgresql://127.0.0.1/items"
+        os.environ["DATABASE_URL"] = "postgresql://127.0.0.1/service"
     settings = load_settings()
     if embedded:
         del os.environ["DATABASE_URL"]
@@ -206,16 +206,23 @@ def welcome(service: Service) -> None:
         if service.ended.wait(0.2):
             return
     if "--demo" in sys.argv[1:]:
-        subprocess.run([sys.executable, DEMO, url], check=False, stdout=sys.stderr)
+        demonstrate(url)
     say(f"the API is at {url}, its documentation at {operations}/docs, metrics at {operations}/metrics")
     say("Ctrl-C stops it")
 
 
+def demonstrate(url: str) -> None:
+    """Fill in some data, by the module that says which."""
+    if DEMO.exists():
+        subprocess.run([sys.executable, "-m", "lib.demo", url], cwd=ROOT / "scripts", check=False, stdout=sys.stderr)
+    else:
+        print(f"run: no demo data, since {DEMO.relative_to(ROOT)} is not there", file=sys.stderr)
+
+
 def is_alive(url: str) -> bool:
     """Return whether the service answers."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(f"{url}/health/live", timeout=2):
+        with ask(f"{url}/health/live", 2):
             return True
     except OSError:
         return False

@@ -2,9 +2,9 @@
 
 import json
 import sys
-import urllib.error
 import urllib.request
-from http.client import HTTPResponse
+
+from lib.loopback import ask
 
 THINGS = ("Lamp", "Desk", "Chair", "Shelf", "Clock", "Mirror", "Carpet", "Vase", "Sofa", "Stool")
 NUMBER = 300
@@ -14,24 +14,19 @@ TIMEOUT = 30.0  # seconds, for one request
 def fill(url: str) -> str:
     """Create the items, unless there are some already; return a line that says what was done."""
     try:
-        if json.load(_open(f"{url}/items?limit=1"))["items"]:
-            return "there are items already"
+        with ask(f"{url}/items?limit=1", TIMEOUT) as response:
+            if json.load(response)["items"]:
+                return "there are items already"
         items = [_item(number) for number in range(NUMBER)]
         request = urllib.request.Request(  # noqa: S310 - our own address
             f"{url}/items/batch",
             json.dumps({"items": items}).encode(),
             {"Content-Type": "application/json"},
         )
-        _open(request)
-    except (urllib.error.URLError, TimeoutError) as error:
+        ask(request, TIMEOUT).close()
+    except OSError as error:
         return f"no demo data: {error}"
     return f"created {NUMBER} items"
-
-
-def _open(request: urllib.request.Request | str) -> HTTPResponse:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    response: HTTPResponse = opener.open(request, timeout=TIMEOUT)
-    return response
 
 
 def _item(number: int) -> dict[str, object]:

@@ -11,7 +11,6 @@ from urllib.parse import unquote
 
 import pytest
 
-from tests.conftest import StartService
 from tests.support.service import ROOT
 from tests.support.settings import all_fields
 
@@ -106,27 +105,6 @@ def test_every_verb_and_option_of_a_script_is_there(script: str) -> None:
     used |= set(re.findall(rf"scripts/{script} (?:[\w.]+ )*(--[a-z]+)", text))
 
     assert [word for word in used if f'"{word}"' not in source] == []
-
-
-def test_the_readme_s_requests_are_answered_as_it_says(start_service: StartService) -> None:
-    block, with_token = (text for _, text in _FENCE.findall((ROOT / "README.md").read_text()) if "curl" in text)
-    assert "scripts/token --settings" in with_token  # tests/scripts/test_token.py does what it says
-    if shutil.which("curl") is None:
-        pytest.skip("no curl here")
-    script = block.replace("http://localhost:8000", start_service().url)
-
-    done = subprocess.run(["bash", "-e"], input=script, text=True, capture_output=True, timeout=30, check=True)
-
-    statuses = re.findall(r"HTTP/1.1 (\d+)", done.stdout)
-    assert statuses == ["201", "201", "200", "200", "404"]
-    for said in (
-        "location: /items/1",
-        'etag: "1"',
-        'rel="next"',
-        '"next_cursor":"',
-        '{"detail":{"code":"ITEM_NOT_FOUND"',
-    ):
-        assert said in done.stdout
 
 
 def test_the_readme_has_every_variable_and_its_default() -> None:

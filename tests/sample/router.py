@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated
 
-from fastapi import Body, Depends, FastAPI, Query, Request, Response
+from fastapi import Depends, FastAPI, Query, Request
 from pydantic import BaseModel, ConfigDict
 
 from app.core.api import APIRouter, Batch, Conditions, IdempotencyKey, Links, Page, errors
@@ -41,13 +41,13 @@ async def list_things(query: Annotated[ThingQuery, Query()], db: DB, links: Link
     return links.checked(await pages.read(db, query))
 
 
-@router.patch("/{thing_id}", response_model=Thing, responses=errors(ThingNotFound, PreconditionFailed))
-async def patch_thing(thing_id: IdText, patch: Annotated[ThingPatch, Body()], db: DB, conditions: Conditions) -> object:
+@router.patch("/{thing_id}", response_model=Thing, responses=errors(ThingNotFound))
+async def patch_thing(thing_id: IdText, patch: ThingPatch, db: DB, conditions: Conditions) -> object:
     """Change a thing by a JSON merge patch."""
     return conditions.checked(await things.update(db, thing_id, patch, conditions))
 
 
-@router.delete("/{thing_id}", status_code=204, response_class=Response, responses=errors(ThingNotFound))
+@router.delete("/{thing_id}", status_code=204, responses=errors(ThingNotFound))
 async def delete_thing(thing_id: IdText, db: DB, conditions: Conditions) -> None:
     """Delete a thing."""
     await things.delete(db, thing_id, conditions)

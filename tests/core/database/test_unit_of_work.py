@@ -203,7 +203,6 @@ def test_two_transactions_that_lock_each_other_out_both_end_well(client: TestCli
     def work(first: int, second: int) -> Work:
         def unit(connection: Connection) -> None:
             calls.append(first)
-            connection.execute(text("SET LOCAL deadlock_timeout = '20ms'"))
             connection.execute(text("UPDATE things SET price = price + 1 WHERE id = :id"), {"id": first})
             if calls.count(first) == 1:
                 await_(both_hold_one.wait())
