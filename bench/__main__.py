@@ -24,7 +24,7 @@ from bench.contenders import Contender, Running, install_fastify, ours, ours_wit
 from bench.data import Data, prepared
 from bench.load import Load, drive
 from bench.report import Cell, Result, Sample
-from bench.wire import counted
+from tests.support.wire import counted
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKLOADS = ("get", "hot", "create", "create_once", "list", "list_deep", "patch", "mixed")

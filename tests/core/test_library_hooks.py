@@ -89,7 +89,7 @@ def test_each_override_is_called_by_its_library(
 def _execute_in_each_way(connection: Connection) -> None:
     connection.execute(text("SELECT 1"))
     connection.exec_driver_sql("SELECT 1", execution_options={"no_parameters": True})
-    connection.execute(text("DELETE FROM items WHERE id = :id"), [{"id": 1}, {"id": 2}])
+    connection.execute(text("DELETE FROM things WHERE id = :id"), [{"id": 1}, {"id": 2}])
 
 
 def test_the_effective_route_is_in_the_context_variable(

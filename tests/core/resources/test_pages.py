@@ -14,32 +14,31 @@ from app.core.api.pagination import PageQuery
 from app.core.api.types import IdText
 from app.core.database import DB, Database
 from app.core.resources import Pages
-from app.items.models import Item
-from app.items.schemas import Item as ItemAnswer
-from app.main import create_app
 from tests.conftest import SQL, MakeSettings
+from tests.sample.app import create_app
+from tests.sample.things import Thing, ThingRow
 from tests.support.errors import assert_error
 
 ROWS, CHUNK = 200_000, 1000
 BLOCKS = 100
 """Blocks of memory that a row of a chunk may take; it has about 6."""
 
-every_item = Pages(Item)
-of_version = Pages(Item, PageQuery, {"of_version": Item.version})
+every_thing = Pages(ThingRow)
+of_version = Pages(ThingRow, PageQuery, {"of_version": ThingRow.version})
 router = APIRouter(prefix="/versions")
 
 
-@router.get("/{version}/items", response_model=Page[ItemAnswer])
+@router.get("/{version}/things", response_model=Page[Thing])
 async def list_of_version(version: IdText, query: Annotated[PageQuery, Query()], db: DB, links: Links) -> object:
-    """List the items of a version."""
+    """List the things of a version."""
     return links.checked(await of_version.read(db, query, of_version=version))
 
 
-@router.get("/items")
-async def stream_items(db: DB) -> AsyncIterator[ItemAnswer]:
-    """Stream all items, a line each."""
-    async for item in every_item.stream(db, PageQuery(sort="-id")):
-        yield ItemAnswer.model_validate(item)
+@router.get("/things")
+async def stream_things(db: DB) -> AsyncIterator[Thing]:
+    """Stream all things, a line each."""
+    async for thing in every_thing.stream(db, PageQuery(sort="-id")):
+        yield Thing.model_validate(thing)
 
 
 @pytest.fixture
@@ -52,44 +51,44 @@ def pages(make_settings: MakeSettings) -> Iterator[TestClient]:
 
 
 def test_a_page_under_a_path_parameter(pages: TestClient, sql: SQL) -> None:
-    sql("INSERT INTO items (name, price, version) SELECT 'n', 1, 1 + n % 2 FROM generate_series(1, 11) AS n")
+    sql("INSERT INTO things (name, price, version) SELECT 'n', 1, 1 + n % 2 FROM generate_series(1, 11) AS n")
     for version, expected in ((1, [2, 4, 6, 8, 10]), (2, [1, 3, 5, 7, 9, 11])):
-        seen, url = [], f"/versions/{version}/items?limit=2"
+        seen, url = [], f"/versions/{version}/things?limit=2"
         while url:
             response = pages.get(url)
-            seen += [item["id"] for item in response.json()["items"]]
+            seen += [thing["id"] for thing in response.json()["items"]]
             url = response.links["next"]["url"] if response.links else ""
-            assert not url or url.startswith(f"/versions/{version}/items?limit=2&cursor=")
+            assert not url or url.startswith(f"/versions/{version}/things?limit=2&cursor=")
         assert seen == expected
 
 
 def test_a_cursor_belongs_to_its_path(pages: TestClient, sql: SQL) -> None:
-    sql("INSERT INTO items (name, price, version) SELECT 'n', 1, 1 + n % 2 FROM generate_series(1, 11) AS n")
-    cursor = pages.get("/versions/1/items?limit=2").json()["next_cursor"]
+    sql("INSERT INTO things (name, price, version) SELECT 'n', 1, 1 + n % 2 FROM generate_series(1, 11) AS n")
+    cursor = pages.get("/versions/1/things?limit=2").json()["next_cursor"]
 
-    assert pages.get(f"/versions/1/items?limit=2&cursor={cursor}").status_code == 200
-    assert_error(pages.get(f"/versions/2/items?limit=2&cursor={cursor}"), 422, "INVALID_INPUT")
+    assert pages.get(f"/versions/1/things?limit=2&cursor={cursor}").status_code == 200
+    assert_error(pages.get(f"/versions/2/things?limit=2&cursor={cursor}"), 422, "INVALID_INPUT")
 
 
 def test_a_handler_streams_all_rows(pages: TestClient, sql: SQL) -> None:
-    sql("INSERT INTO items (name, price) SELECT 'n', 1 FROM generate_series(1, 2500) AS n")
+    sql("INSERT INTO things (name, price) SELECT 'n', 1 FROM generate_series(1, 2500) AS n")
 
-    response = pages.get("/versions/items")
+    response = pages.get("/versions/things")
 
     assert response.headers["Content-Type"] == "application/jsonl"
-    assert [ItemAnswer.model_validate_json(line).id for line in response.text.splitlines()] == [*range(2500, 0, -1)]
+    assert [Thing.model_validate_json(line).id for line in response.text.splitlines()] == [*range(2500, 0, -1)]
 
 
 @pytest.mark.anyio
 async def test_a_stream_holds_neither_memory_nor_a_transaction(make_settings: MakeSettings, sql: SQL) -> None:
-    sql("INSERT INTO items (name, price) SELECT 'n', 1 + n FROM generate_series(1, %s) AS n", [ROWS])
+    sql("INSERT INTO things (name, price) SELECT 'n', 1 + n FROM generate_series(1, %s) AS n", [ROWS])
     statements: list[str] = []
     db = Database(make_settings(), [lambda _cursor, statement, *_: statements.append(statement)])
     gc.collect()
     before, seen, blocks, held = sys.getallocatedblocks(), 0, 0, 0
 
     try:
-        async for item in every_item.stream(db, PageQuery(sort="-id")):
+        async for thing in every_thing.stream(db, PageQuery(sort="-id")):
             seen += 1
             if seen % 50_000 == 1:
                 blocks = max(blocks, sys.getallocatedblocks() - before)
@@ -98,7 +97,7 @@ async def test_a_stream_holds_neither_memory_nor_a_transaction(make_settings: Ma
                     "AND pid <> pg_backend_pid() AND (state LIKE 'idle in transaction%' OR state = 'active')"
                 )
                 held += transactions
-            last = item
+            last = thing
     finally:
         db.dispose()
 
