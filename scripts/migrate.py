@@ -68,7 +68,7 @@ def new(config: Config, message: str) -> None:
             process_revision_directives=complete,
         )
     file = Path(getattr(script, "path", ""))
-    for words in (["check", "--fix", "--quiet"], ["format", "--quiet"]):
+    for words in (["format", "--quiet"], ["check", "--fix", "--quiet"], ["format", "--quiet"]):
         subprocess.run([sys.executable, "-m", "ruff", *words, str(file)], check=False)
     print(f"review it, and explain in its docstring why it is safe online: {file.relative_to(ROOT)}")
 

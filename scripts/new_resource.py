@@ -135,14 +135,21 @@ async def delete_{one}({one}_id: IdText, db: DB, conditions: Conditions) -> None
 ''',
     "tests/{many}/test_router.py": '''"""The {many} routes, each on real PostgreSQL."""
 
+from typing import Any
+
 from starlette.testclient import TestClient
 
 from tests.conftest import SQL
 from tests.support.errors import assert_error
 
 
+def new(number: int = 1) -> dict[str, Any]:
+    """Make the body of a create."""
+    return {{"name": f"Number {{number}}"}}
+
+
 def test_a_{one}_is_created_read_changed_and_deleted(client: TestClient, sql: SQL) -> None:
-    created = client.post("/{many}", json={{"name": "First"}})
+    created = client.post("/{many}", json=new())
     assert created.status_code == 201, created.text
     url, tag = created.headers["Location"], created.headers["ETag"]
     assert client.get(url).json() == created.json()
@@ -157,7 +164,7 @@ def test_a_{one}_is_created_read_changed_and_deleted(client: TestClient, sql: SQ
 
 def test_a_repeated_create_happens_once(client: TestClient, sql: SQL) -> None:
     headers = {{"Idempotency-Key": "one"}}
-    first, second = (client.post("/{many}", json={{"name": "Only"}}, headers=headers) for _ in range(2))
+    first, second = (client.post("/{many}", json=new(), headers=headers) for _ in range(2))
 
     assert (second.status_code, second.json()) == (201, first.json())
     assert second.headers["Idempotent-Replayed"] == "true"
@@ -165,7 +172,7 @@ def test_a_repeated_create_happens_once(client: TestClient, sql: SQL) -> None:
 
 
 def test_a_walk_returns_each_{one}_once(client: TestClient) -> None:
-    made = [client.post("/{many}", json={{"name": f"Number {{n}}"}}).json() for n in range(5)]
+    made = [client.post("/{many}", json=new(number)).json() for number in range(5)]
     seen, url = [], "/{many}?limit=2&sort=-created_at"
     while url:
         response = client.get(url)
@@ -176,7 +183,7 @@ def test_a_walk_returns_each_{one}_once(client: TestClient) -> None:
 
 
 def test_invalid_input_is_refused(client: TestClient) -> None:
-    for body in ({{}}, {{"name": ""}}, {{"name": 1}}, {{"name": "x", "other": 1}}):
+    for body in ({{}}, new() | {{"name": ""}}, new() | {{"name": 1}}, new() | {{"other": 1}}):
         assert_error(client.post("/{many}", json=body), 422, "INVALID_INPUT")
 ''',
 }
@@ -228,7 +235,11 @@ def main() -> int:
         subprocess.run([sys.executable, "-m", "ruff", *words, *written], check=True)
     message = f"create {arguments.name}"
     subprocess.run([sys.executable, str(Path(__file__).with_name("migrate.py")), "new", message], check=True)
-    print(f"scripts/test -q tests/{arguments.name}")
+    print(
+        f"test it: scripts/test -q tests/{arguments.name}\n"
+        f"make it yours: edit app/{arguments.name}, and the body in its tests; if the table changes, delete the "
+        f'migration and write it again, as long as it has not been deployed: scripts/migrate new "{message}"'
+    )
     return 0
 
 

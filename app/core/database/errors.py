@@ -24,8 +24,9 @@ LOCK_TIMEOUT = "55P03"
 REPEATABLE = frozenset({"40001", "40P01"})
 """Serialisation failure and deadlock: the whole unit of work may be run again."""
 
-# A foreign key (restricted or not), a unique one, an exclusion.
-_CONFLICT = frozenset({"23001", "23503", "23505", "23P01"})
+_FOREIGN_KEY = frozenset({"23001", "23503"})
+# Beside foreign keys a unique one, and an exclusion.
+_CONFLICT = _FOREIGN_KEY | {"23505", "23P01"}
 _INVALID = frozenset({"22001", "22003", "22021", "22P05", "23502", "23514"})
 _DATA_EXCEPTION = "22"
 _constraint_errors: dict[str, type[APIError]] = {}
@@ -56,7 +57,7 @@ def typed_error(error: SQLAlchemyError) -> APIError:
     """Choose what the client is told; what the server said goes to the log, without values."""
     state = sqlstate_of(error)
     DB_ERRORS.labels(state[:2] or "none").inc()
-    if isinstance(error, DBAPIError) and (mapped := _constraint_errors.get(constraint_of(error) or "")):
+    if isinstance(error, DBAPIError) and (mapped := _mapped_error(error, state)):
         return mapped()
     if state in _CONFLICT:
         return Conflict()
@@ -76,6 +77,15 @@ def typed_error(error: SQLAlchemyError) -> APIError:
 def map_constraints(errors: Mapping[str, type[APIError]]) -> None:
     """Choose the errors of constraints, by their names; by default they are `Conflict` or `InvalidInput`."""
     _constraint_errors.update(errors)
+
+
+def _mapped_error(error: DBAPIError, state: str) -> type[APIError] | None:
+    """Return the error of the violated constraint, if it has one of its own.
+
+    A DELETE violates a foreign key of another table's rows, whose own error is about something that does not exist.
+    """
+    deletes = (error.statement or "").lstrip()[:6].upper() == "DELETE"
+    return None if deletes and state in _FOREIGN_KEY else _constraint_errors.get(constraint_of(error) or "")
 
 
 def constraint_of(error: DBAPIError) -> str | None:

@@ -47,7 +47,8 @@ class Resource(Generic[M, C, U]):
     not_found
         Makes the error for an id without a row.
     constraints
-        Errors by the names of constraints, for every statement of the service that violates one.
+        Errors by the names of the table's constraints and unique indexes, for every statement of the service that
+        violates one.
     """
 
     def __init__(
@@ -63,6 +64,9 @@ class Resource(Generic[M, C, U]):
         for name in (*_fields(create), *(_fields(patch) if patch else ())):
             if name not in table.c:
                 raise TypeError(f"{name} of {create.__name__} or its patch is not a column of {table.name}")
+        known = {made.name for made in table.constraints} | {made.name for made in table.indexes}
+        if unknown := set(constraints or ()) - known:
+            raise TypeError(f"{table.name} has no constraint {', '.join(sorted(unknown))}")
         self._not_found = not_found
         map_constraints(constraints or {})
         self._inserts = Inserts(table, _fields(create))

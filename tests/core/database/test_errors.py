@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from app.core.database.errors import typed_error
+from app.core.database.errors import map_constraints, typed_error
 from app.core.errors import APIError, Conflict, DatabaseError, InternalError
 from tests.conftest import MakeClient
 from tests.support.cluster import query
@@ -51,6 +51,28 @@ def test_a_server_s_error_becomes_a_typed_error(
         connection.execute(sqlalchemy.text(RAISE.format(sqlstate, message)))
 
     assert type(typed_error(raised.value)) is expected
+
+
+class NoSuchParentError(APIError):
+    """A row refers to nothing."""
+
+    code, status = "NO_SUCH_PARENT", 409
+
+
+def test_a_foreign_key_has_its_own_error_where_it_refers_to_nothing(connection: Connection) -> None:
+    map_constraints({"fk_child_parent": NoSuchParentError})
+    for statement in (
+        "CREATE TEMP TABLE parent (id int PRIMARY KEY)",
+        "CREATE TEMP TABLE child (parent int CONSTRAINT fk_child_parent REFERENCES parent)",
+        "INSERT INTO parent VALUES (1)",
+        "INSERT INTO child VALUES (1)",
+    ):
+        connection.execute(sqlalchemy.text(statement))
+    expected = {"INSERT INTO child VALUES (2)": NoSuchParentError, "DELETE FROM parent": Conflict}
+    for statement, kind in expected.items():
+        with pytest.raises(DBAPIError) as raised, connection.begin_nested():
+            connection.execute(sqlalchemy.text(statement))
+        assert type(typed_error(raised.value)) is kind
 
 
 def test_a_node_that_is_lost_is_503(own_database_url: str, make_client: MakeClient) -> None:

@@ -13,7 +13,7 @@ from app.core.database import Database, transaction
 from app.core.database.idempotency import IdempotencyKeyReused
 from app.core.database.once import Once
 from app.core.errors import DatabaseError
-from app.core.resources import Pages
+from app.core.resources import Pages, Resource
 from tests.conftest import SQL, MakeSettings
 from tests.sample.things import ThingCreate, ThingNotFound, ThingQuery, ThingRow, things
 
@@ -163,3 +163,9 @@ async def test_a_field_of_the_query_is_a_filter(db: Database) -> None:
 def test_a_field_that_would_filter_nothing_is_an_error() -> None:
     with pytest.raises(TypeError, match="max_price is neither a column nor one of the filters"):
         Pages(ThingRow, ThingQuery, {"min_price": ThingRow.price >= bindparam("min_price")})
+
+
+def test_a_constraint_that_the_table_does_not_have_is_an_error() -> None:
+    misspelt = {"ck_things_prise_positive": PreconditionFailed}
+    with pytest.raises(TypeError, match="things has no constraint ck_things_prise_positive"):
+        Resource(ThingRow, create=ThingCreate, not_found=ThingNotFound, constraints=misspelt)
