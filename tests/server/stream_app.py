@@ -6,7 +6,7 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated
 
-from fastapi import BackgroundTasks, FastAPI, HTTPException, Query, Request, Response, WebSocket
+from fastapi import BackgroundTasks, FastAPI, HTTPException, Query, Request, Response, UploadFile, WebSocket
 from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
@@ -92,6 +92,11 @@ async def download(seconds: float, *, fails: bool = False) -> StreamingResponse:
         yield b"last"
 
     return StreamingResponse(parts(), media_type="text/csv")
+
+
+@app.post("/upload", max_body_size=10_000_000)
+async def upload(file: UploadFile) -> dict[str, int]:
+    return {"size": len(await file.read())}
 
 
 @app.get("/background")
