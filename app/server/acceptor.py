@@ -2,7 +2,7 @@
 
 All workers wait on the same listeners, and the one that wakes first would accept every connection: of 32 that were
 opened at once, one of two idle workers got 24 to 32, and served their requests alone for as long as they were open
-(docs/adr/0017). So a worker that has more connections than others pauses accepting for a moment.
+(docs/adr/0017-*). So a worker that has more connections than others pauses accepting for a moment.
 """
 
 import asyncio

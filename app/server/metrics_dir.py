@@ -18,7 +18,7 @@ _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - only as the parent of a privat
 
 
 def memory_dir() -> Path:
-    """Return a folder for small files that are written often: in memory if possible, so that no disk is waited for."""
+    """Return a folder for small files that are written often: in memory if possible, not on a disk."""
     usable = _SHARED_MEMORY.is_dir() and os.access(_SHARED_MEMORY, os.W_OK | os.X_OK)
     return _SHARED_MEMORY if usable else Path(tempfile.gettempdir())
 

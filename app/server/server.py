@@ -22,7 +22,7 @@ from uvicorn.server import Server
 
 from app.core.lifecycle import SHUTDOWN, lifecycle
 from app.server.acceptor import Acceptor
-from app.server.memory import freeze_imports
+from app.server.garbage_collection import freeze_imports
 from app.server.protocol.http import ServiceProtocol
 from app.server.protocol.throttle import resume_throttled
 from app.server.protocol.websocket import ServiceWebSocket

@@ -16,9 +16,9 @@ _EMPTY, _BOOTING, _ACCEPTING, _RETIRING, _LEAVING = range(5)
 
 
 class SharedState:
-    """A byte for the service, and a byte and a number for each slot. Made in the master before the first fork.
+    """A byte for the service, and a byte and a number for each slot. Created in the master before the first fork.
 
-    Each has one writer at a time, and is written by a single store: no lock is needed.
+    Each has one writer at a time, and is written in a single operation, so no lock is needed.
     """
 
     def __init__(self) -> None:

@@ -16,7 +16,7 @@ from app.server.protocol import timeouts
 from app.server.server import ServiceServer
 from app.server.shared_state import shared_state
 
-# For threads that cannot be stopped (a query, a name lookup), after the app has shut down.
+# Seconds for threads that cannot be stopped (a health check, a name lookup), after the app has shut down.
 _THREAD_SECONDS = 1.0
 
 

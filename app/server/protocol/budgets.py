@@ -1,7 +1,7 @@
 """Memory that all connections of a worker may hold together, in bytes.
 
-A connection that exceeds a budget is not always the one that ends: it is the one that has held its part for longest,
-since an ordinary client sends or reads what it has in a fraction of a second.
+When a budget is exceeded, the connection that has held memory for longest is closed, which may be another one: an
+ordinary client sends or reads what it has in a fraction of a second.
 """
 
 from typing import Protocol
@@ -21,7 +21,7 @@ class Holder(Protocol):
     Attributes
     ----------
     body_since
-        When the body or message began that is being received; None if there is none.
+        When the body or message that is being received began; None if there is none.
     """
 
     body_since: float | None
@@ -44,7 +44,7 @@ class Budget:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._held: dict[Holder, int] = {}  # in the order in which they began
+        self._held: dict[Holder, int] = {}  # oldest first
         self._total = 0
 
     def hold(self, connection: Holder, size: int) -> bool:
@@ -66,19 +66,19 @@ class Budget:
         self._total -= self._held.pop(connection, 0)
 
     def holders(self) -> list[Holder]:
-        """List the connections, the one that began first in front."""
+        """List the connections, oldest first."""
         return list(self._held)
 
 
 def reject_slowest(otherwise: Holder) -> None:
-    """Close the connection whose body has been under way for longest, since all together are too large."""
+    """Close the connection with the oldest unfinished body, since all bodies together are too large."""
     slowest = next((holder for holder in bodies.holders() if holder.body_since is not None), otherwise)
     bodies.release(slowest)
     slowest.close_with_error(Overloaded.status, Overloaded.code, Overloaded.default_message)
 
 
 def abort_oldest() -> None:
-    """Abort the response that has been unread for longest, since all together are too large."""
+    """Abort the oldest unread response, since all together are too large."""
     responses.holders()[0].abort_response("The responses that clients have not read take too much memory")
 
 

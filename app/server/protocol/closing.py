@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 class ClosingProtocol(HttpToolsProtocol):
-    """The part of a connection that knows what it is doing, and closes it. Times are the event loop's, in seconds.
+    """The part of a connection that knows its state, and closes it. Times are the event loop's, in seconds.
 
     Attributes
     ----------
@@ -32,7 +32,7 @@ class ClosingProtocol(HttpToolsProtocol):
     body_since: float | None = None
     lingering = False
 
-    _input_ended = False  # whatever comes is no request any more
+    _input_ended = False  # further input is discarded
     _current: tuple[RequestResponseCycle, asyncio.Task[None]] | None = None  # the last request that was started
 
     @property
@@ -50,12 +50,12 @@ class ClosingProtocol(HttpToolsProtocol):
         if not self.idle or self.idle_since > since:
             return
         if self.transport.is_closing() or self.lingering:
-            self.transport.abort()  # the client does not read: there is no other way
+            self.transport.abort()  # the client does not read, so `close` would wait
         else:
             self.transport.close()
 
     def close_after_response(self) -> None:
-        """Close after a response; if the client still sends, discard that for a while, or a reset would overtake it."""
+        """Close after a response; what the client still sends is discarded first, since a reset could overtake it."""
         if self.body_since is None:
             self.transport.close()
             return
@@ -100,7 +100,7 @@ class ClosingProtocol(HttpToolsProtocol):
         scope: Scope = {"type": "http", "headers": [], "path": ""}
         if self.responding:
             scope = dict(self.cycle.scope)
-            self.cycle.disconnected = True  # whatever the app sends from now on is dropped
+            self.cycle.disconnected = True  # what the app sends from now on is dropped
             self.cycle.message_event.set()
         else:
             count_rejected(status)
@@ -109,7 +109,7 @@ class ClosingProtocol(HttpToolsProtocol):
         contextvars.copy_context().run(self._send_error, scope, status, code, message)
 
     def abort_response(self, reason: str) -> None:
-        """Close the connection in the middle of a response, which the access line calls complete."""
+        """Close the connection in the middle of a response, whose access line is already written."""
         logger.warning("%s", reason, extra={"client": self.client[0] if self.client else None})
         responses.release(self)
         self.transport.abort()

@@ -18,7 +18,7 @@ Fields = Sequence[tuple[bytes, bytes]]
 
 
 class BadRequestError(Exception):
-    """The head of a request breaks a rule that the parser does not know."""
+    """The head of a request breaks a rule that the parser does not check."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -72,7 +72,7 @@ def use_target_host(url: bytes, headers: list[tuple[bytes, bytes]]) -> None:
 
 
 def is_canonical(raw_path: bytes) -> bool:
-    """Return whether a path encodes nothing needlessly: a proxy's rules for paths then see the one that is meant."""
+    """Return whether a path encodes nothing needlessly: otherwise a proxy's rules for paths could be evaded."""
     return b"%" not in raw_path or _NEEDLESS.search(raw_path) is None
 
 

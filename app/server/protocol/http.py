@@ -45,7 +45,7 @@ class ServiceProtocol(InputProtocol):
         self.idle_since = self.loop.time()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel the request whose client has gone."""
+        """Cancel the request of a client that has disconnected."""
         super().connection_lost(exc)
         self._unparsed = b""
         bodies.release(self)
@@ -60,7 +60,7 @@ class ServiceProtocol(InputProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         """Start a request, or reject it; uvicorn calls this at the end of a head."""
         if not is_canonical(cycle.scope["raw_path"]):
-            cycle.scope["path"] = cycle.scope["raw_path"].decode("ascii")  # which no route has
+            cycle.scope["path"] = cycle.scope["raw_path"].decode("ascii")  # which matches no route
         if self.early_retry:
             cycle.scope[EARLY_RETRY] = True  # type: ignore[literal-required]
         reject: Reject | None = self.app_state.get(REJECT)
@@ -131,7 +131,7 @@ class ServiceProtocol(InputProtocol):
             abort_oldest()
 
     def resume_writing(self) -> None:
-        """Note that the client has read its response, or nearly."""
+        """Note that the client has read most of its response."""
         responses.release(self)
         super().resume_writing()
 

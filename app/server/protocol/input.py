@@ -1,4 +1,4 @@
-"""What a connection receives: parsed in pieces, within limits, and no further than the request that is answered."""
+"""Input of a connection: parsed in pieces, within limits, and not beyond the request that is being answered."""
 
 import asyncio
 from typing import cast
@@ -18,7 +18,7 @@ from app.server.protocol.head import (
     without_upgrade,
 )
 
-# Bytes that are parsed at a time: so many can be queued requests, whose objects are a hundred times as large.
+# Bytes that are parsed at a time: they may be many short requests, whose objects are a hundred times as large.
 _PIECE = 8192
 # Bytes of chunk sizes and extensions for each byte of data: one-byte chunks have five.
 _CHUNK_OVERHEAD = 8
@@ -49,7 +49,7 @@ class InputProtocol(ClosingProtocol):
     received_bytes = 0
 
     _received_at = 0.0
-    _unparsed = b""  # what came behind pipelined requests, and is parsed after them
+    _unparsed = b""  # input after pipelined requests, which is parsed once they are answered
     _body_bytes = 0
     _upgrade_offered = False
 
@@ -120,7 +120,7 @@ class InputProtocol(ClosingProtocol):
         return head
 
     def on_message_begin(self) -> None:
-        """Start the time of the head."""
+        """Note when the head began."""
         super().on_message_begin()
         self.head_since, self.received_bytes = self._received_at, 0
 
@@ -139,14 +139,14 @@ class InputProtocol(ClosingProtocol):
         self.head_since, self.body_since, self.received_bytes, self._body_bytes = None, self._received_at, 0, 0
 
     def on_body(self, body: bytes) -> None:
-        """Count the body; if all bodies together are too large, reject the one that has been under way for longest."""
+        """Count the body; if all bodies together are too large, reject the oldest unfinished one."""
         super().on_body(body)
         self._body_bytes += len(body)
         if not self.cycle.response_complete and not bodies.hold(self, len(body)):
             reject_slowest(self)
 
     def on_message_complete(self) -> None:
-        """End the time of the body."""
+        """Note that the body is complete."""
         self.body_since = None
         if not self._upgrade_offered:
             super().on_message_complete()

@@ -13,7 +13,7 @@ Fields = Sequence[tuple[bytes, bytes]]
 
 
 class JoinedHead:
-    """The transport of one response: holds its head back until the first of its body, as ASGI's specification says.
+    """The transport of one response: holds its head back until its body begins, as ASGI's specification says.
 
     uvicorn writes the two apart, which costs a second system call and often a second packet. The head of a stream is
     sent at once: its first chunk may come late.

@@ -1,8 +1,8 @@
 """Pauses reading from connections on which requests were rejected.
 
-A rejection costs part of what serving costs. Clients that retry at once would in the end leave no time for anything
-else. So their connections are not read until a later tick of the server, and then at most `_RESUMED_PER_TICK` of them,
-in order. What they send meanwhile waits in the kernel, and counts as an early retry when it is read.
+A rejection costs less than serving, but clients that retry at once could use up all the time. So their connections are
+not read until a later tick of the server, and then at most `_RESUMED_PER_TICK` of them, in order. What they send
+meanwhile waits in the kernel, and counts as an early retry when it is read.
 """
 
 from collections import deque

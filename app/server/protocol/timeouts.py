@@ -25,7 +25,7 @@ LINGER_SECONDS = 2.0
 PING_SECONDS = 20.0
 # For a client's half of the closing handshake of a WebSocket (RFC 6455, section 7.1.1).
 CLOSE_SECONDS = 5.0
-# For an app to end once the client of its WebSocket has gone; after that it is cancelled.
+# For an app to end after the client of its WebSocket has disconnected; then it is cancelled.
 DISCONNECT_SECONDS = 10.0
 
 _TIMED_OUT = 408, "INVALID_INPUT", "The request did not arrive in time"

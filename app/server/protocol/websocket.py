@@ -29,7 +29,7 @@ _GOING_AWAY, _TOO_BIG, _SERVICE_RESTART, _TRY_AGAIN_LATER = 1001, 1009, 1012, 10
 # Not uvicorn's own logger: at INFO it logs every handshake with its query string, at DEBUG what is in the frames.
 _logger = logging.getLogger(__name__)
 _logger.setLevel(logging.WARNING)
-# A client's mistake, which closes the WebSocket with 1007, is no error of the service.
+# A client's mistake, which closes the WebSocket with 1007, is not an error of the service.
 _logger.addFilter(lambda record: not str(record.msg).startswith("Invalid UTF-8"))
 
 
@@ -39,7 +39,7 @@ class ServiceWebSocket(WebSocketsSansIOProtocol):
     Attributes
     ----------
     body_since
-        When the message began that is being received, or waits for the app; None if there is none.
+        When the message that is being received, or waits for the app, began; None if there is none.
     """
 
     body_since: float | None = None
@@ -55,7 +55,7 @@ class ServiceWebSocket(WebSocketsSansIOProtocol):
         super().__init__(*args, **kwargs)
         self.logger = self.conn.logger = _logger
         self.close_timeout = timeouts.CLOSE_SECONDS
-        # `Connection: close`, which a server that shuts down adds, has no meaning for what is no HTTP any more.
+        # `Connection: close`, which a server that shuts down adds, has no meaning after the handshake.
         self.default_headers = [field for field in self.default_headers if field[0] != b"connection"]
 
     def data_received(self, data: bytes) -> None:
@@ -87,7 +87,7 @@ class ServiceWebSocket(WebSocketsSansIOProtocol):
             self.transport.resume_reading()
 
     def _count(self) -> None:
-        """Count what is received and not yet taken by the app."""
+        """Count what was received, and not yet read by the app."""
         size = len(self.conn.reader.buffer) + sum(map(len, self.frames)) + self._queued
         if size == 0:
             self._release()
@@ -118,7 +118,7 @@ class ServiceWebSocket(WebSocketsSansIOProtocol):
         if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
             super().handle_connect(event)
             if not is_canonical(self.scope["raw_path"]):
-                self.scope["path"] = self.scope["raw_path"].decode("ascii")  # which no route has
+                self.scope["path"] = self.scope["raw_path"].decode("ascii")  # which matches no route
         else:
             self.handshake_initiated = True
             status = response.status_code
@@ -165,7 +165,7 @@ class ServiceWebSocket(WebSocketsSansIOProtocol):
         super().send_receive_event_to_app()
 
     def pause_writing(self) -> None:
-        """Read no more while the client does not read: it could send pings for ever, and each is answered."""
+        """Read no more while the client does not read: it could send pings forever, and each is answered."""
         self._write_paused_since = self.loop.time()
         super().pause_writing()
         self.transport.pause_reading()
@@ -189,13 +189,13 @@ class ServiceWebSocket(WebSocketsSansIOProtocol):
         return message
 
     async def send(self, message: ASGISendEvent) -> None:
-        """Send a message; raise as if the client had gone if the server has closed the WebSocket."""
+        """Send a message; if the server has closed the WebSocket, raise as if the client had disconnected."""
         await self.writable.wait()
         if self._ended:
             raise ClientDisconnected
         await super().send(message)
         if message["type"] == "websocket.http.response.body" and self.close_sent:
-            self.handshake_complete = True  # with this response; uvicorn would log that it is missing
+            self.handshake_complete = True  # by this response; otherwise uvicorn would log an error
         if self._unparsed:  # the handshake is complete, or the client's half of the closing one is awaited
             self._parse()
 

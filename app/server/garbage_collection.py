@@ -1,4 +1,4 @@
-"""Garbage collection in a worker."""
+"""Settings of the garbage collector in a worker."""
 
 import gc
 
