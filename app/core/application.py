@@ -153,7 +153,7 @@ async def _authentication(settings: Settings) -> "AsyncIterator[Verifier | None]
     if settings.auth_issuer is None:
         yield None
         return
-    from app.core.auth.verification import verification  # noqa: PLC0415 - imported only if it is on
+    from app.core.auth.tokens import verification  # noqa: PLC0415 - imported only if it is on
 
     async with verification(settings) as verifier:
         yield verifier

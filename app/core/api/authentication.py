@@ -1,4 +1,4 @@
-"""Who calls: FastAPI's `Security` with scopes, over the bearer tokens of `app.core.auth`.
+"""The caller of a request: FastAPI's `Security` with scopes, for the bearer tokens that `app.core.auth` verifies.
 
     router = APIRouter(prefix="/orders", scopes="orders")  # orders:read for GET and HEAD, orders:write for the rest
 
@@ -40,7 +40,7 @@ class AuthenticationUnavailable(APIError):
 
 
 class _BearerToken(SecurityBase):
-    """The security scheme: what OpenAPI says of it, and the dependency that checks a request."""
+    """The security scheme: its description for OpenAPI, and the dependency that checks a request."""
 
     def __init__(self) -> None:
         self.model = HTTPBearer(bearerFormat="JWT", description="An access token of the issuer (RFC 6750, RFC 9068)")
@@ -90,7 +90,7 @@ def _token_of(headers: list[tuple[bytes, bytes]]) -> bytes:
 
 
 def _error(reason: Reason, realm: str, scopes: list[str]) -> APIError:
-    """Make the answer; without a token there is no `error` in the challenge (RFC 6750, section 3.1)."""
+    """Choose the error; without a token there is no `error` in the challenge (RFC 6750, section 3.1)."""
     if reason is Reason.KEYS_UNAVAILABLE:
         return AuthenticationUnavailable()
     parameters = {"realm": realm}
@@ -111,7 +111,7 @@ caller = _BearerToken()
 """The dependency: `Security(caller, scopes=[...])`."""
 
 Caller = Annotated[Identity, Security(caller)]
-"""The caller, for a handler that wants to know: `caller: Caller`."""
+"""The caller, for a handler: `caller: Caller`."""
 
 
 def required(resource: str, methods: Iterable[str] | None) -> Any:  # noqa: ANN401 - as FastAPI types `Security`
@@ -121,7 +121,7 @@ def required(resource: str, methods: Iterable[str] | None) -> Any:  # noqa: ANN4
 
 
 def without_guards(dependant: Dependant, app: Any) -> tuple[SecurityScopes | None, Dependant]:  # noqa: ANN401
-    """Split off the dependencies that only require a token: a route calls `caller` once for all of them, or not at all.
+    """Split off the dependencies that only require a token, since a route calls `caller` at most once for all of them.
 
     Parameters
     ----------

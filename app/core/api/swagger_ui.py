@@ -16,11 +16,11 @@ _ASSETS = {
     for name in ("swagger-ui-bundle.js", "swagger-ui.css", "redoc.standalone.js", "favicon.png")
 }
 PATHS = frozenset({"/docs", "/redoc", "/openapi.json", *(f"/docs/assets/{name}" for name in _ASSETS)})
-"""Where the documentation is: a browser cannot send a token to these."""
-# Relative, so that the pages also work behind a proxy that puts a prefix in front of the service.
+"""Paths of the documentation: a browser cannot send a token with their requests."""
+# Relative, so that the pages also work behind a proxy that adds a prefix to the path.
 _OPENAPI_URL = "openapi.json"
 _ASSETS_URL = "docs/assets"
-# Also forbids what the pages would fetch elsewhere: ReDoc's logo, Swagger's validator.
+# Also prevents requests of the pages to other hosts: ReDoc's logo, Swagger's validator.
 _POLICY = {
     "Content-Security-Policy": "default-src 'self'; script-src 'self' 'unsafe-inline';"
     " style-src 'self' 'unsafe-inline'; img-src 'self' data:; worker-src 'self' blob:; frame-ancestors 'none'"
@@ -58,7 +58,7 @@ async def get_redoc(request: Request) -> HTMLResponse:
 
 @router.get("/docs/assets/{name}")
 async def get_asset(name: str) -> FileResponse:
-    """Give what the pages are made of."""
+    """Send a script, style sheet or icon of the pages."""
     if name not in _ASSETS:
         raise NotFound
     return FileResponse(_ASSETS[name], headers={"Cache-Control": "max-age=3600"})

@@ -43,7 +43,7 @@ _TEXTS = {
 
 
 class AuthFailure(Exception):
-    """A token was not accepted. `app.core.api.authentication` makes an answer of it."""
+    """A token was not accepted. `app.core.api.authentication` turns this into a response."""
 
     def __init__(self, reason: Reason) -> None:
         super().__init__(reason)
@@ -51,11 +51,11 @@ class AuthFailure(Exception):
 
 
 class NotStarted:
-    """Stands for the verifier until the application's lifespan has made it: no token is accepted."""
+    """Takes the verifier's place until the application's lifespan has created it: no token is accepted."""
 
     def recall(self, _token: bytes) -> None:
-        """Know no token."""
+        """Return None: no token has been verified."""
 
     async def verify(self, _token: bytes) -> NoReturn:
-        """Raise."""
+        """Raise `AuthFailure`."""
         raise AuthFailure(Reason.KEYS_UNAVAILABLE)

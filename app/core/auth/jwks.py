@@ -25,12 +25,12 @@ KeySet = Mapping[tuple[str | None, str], PyJWK]
 
 
 def parse_jwks(document: Any, algorithms: Sequence[str]) -> KeySet:  # noqa: ANN401 - any JSON value
-    """Take the keys for signatures of `algorithms`; others are skipped, as RFC 7517, section 5, asks for.
+    """Read the keys for signatures of `algorithms`; others are skipped, as RFC 7517, section 5, requires.
 
     Raises
     ------
     ValueError
-        Where there is none.
+        There is no such key.
     """
     members = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(members, list):

@@ -1,4 +1,4 @@
-"""The issuer's keys in this process: read at the start, refreshed in the background, kept while the issuer is away."""
+"""The issuer's keys in this process: read at the start, refreshed in the background, kept during its outages."""
 
 import asyncio
 import logging
@@ -10,7 +10,7 @@ from jwt import PyJWK
 
 from app.core.auth.failures import AuthFailure, Reason
 from app.core.auth.jwks import KeySet, parse_jwks
-from app.core.auth.source import Source
+from app.core.auth.key_source import Source
 from app.core.observability.instruments import AUTH_KEYS_AGE
 
 _log = logging.getLogger(__name__)
@@ -22,13 +22,13 @@ RETRY = 5.0
 EXTRA_READS = 4
 """Reads that tokens with an unknown `kid` may cause at once: each rotation needs one."""
 EXTRA_READ_SECONDS = 5.0
-"""Seconds after which one more is allowed: made-up key ids cost the issuer no more than that."""
+"""Seconds after which one more is allowed, so that invented key ids cause few requests to the issuer."""
 _FIRST_READ = 3.0
 """Seconds for which the start waits for the first keys."""
 _WAIT = 6.0
 """Seconds that a request waits for a read: longer than the read itself may take."""
 _MAX_WAITING = 128
-"""Requests that wait for a read: half of those that a worker serves at once, so that others have room."""
+"""Requests that wait for a read: half of those that a worker serves at once, which leaves room for others."""
 _TICK = 1.0
 
 
@@ -38,7 +38,7 @@ class Keys:
     Attributes
     ----------
     generation
-        Changes with the keys: what was verified by the former ones must be verified again.
+        Changes with the keys: tokens that were verified by the former ones must be verified again.
     """
 
     def __init__(self, source: Source, algorithms: Sequence[str]) -> None:
@@ -57,7 +57,7 @@ class Keys:
 
     @asynccontextmanager
     async def refreshed(self) -> AsyncIterator[None]:
-        """Keep the keys fresh while the block runs; an issuer that is away does not stop the start."""
+        """Keep the keys up to date while the block runs; an unavailable issuer does not prevent the start."""
         task = asyncio.create_task(self._refresh())
         with suppress(TimeoutError):
             await asyncio.wait_for(self._read_done.wait(), _FIRST_READ)
@@ -70,7 +70,7 @@ class Keys:
             await self._source.close()
 
     async def find(self, kid: str | None, algorithm: str) -> PyJWK:
-        """Find a key; one that is unknown makes us read the issuer's keys, if that was not done just now.
+        """Find a key; for an unknown one, read the issuer's keys, unless they were read just before.
 
         Raises
         ------
@@ -100,7 +100,7 @@ class Keys:
             self._waiting -= 1
 
     def _read_soon(self) -> bool:
-        """Return whether the keys are being read, or will be now: a token bucket allows it."""
+        """Return whether the keys are being read, or will be read now, if the token bucket allows it."""
         if self._reading:
             return True
         now = asyncio.get_running_loop().time()
@@ -134,7 +134,7 @@ class Keys:
                     await asyncio.wait_for(self._due.wait(), min(left, _TICK))
 
     async def _read(self) -> bool:
-        """Read the keys; those that we have stay where that fails."""
+        """Read the keys; if that fails, keep the present ones."""
         try:
             document = await self._source.read()
             if document != self._document:
@@ -142,7 +142,7 @@ class Keys:
                 self._document = document
                 self.generation += 1
                 _log.info("the issuer has %d usable keys", len({key.key_id for key in self._keys.values()}))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the next read may succeed
+        except Exception as error:  # noqa: BLE001 - the next read may succeed after any error
             if self._failure != str(error):
                 _log.warning("the issuer's keys cannot be read: %s", error)
             self._failure = str(error)

@@ -1,7 +1,8 @@
 """Access tokens: JWTs (RFC 7519, RFC 9068), verified by PyJWT as RFC 8725 advises, and remembered until they expire."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from hashlib import blake2b
 from typing import Any
 
@@ -19,7 +20,10 @@ from jwt.exceptions import (
 
 from app.core.auth.failures import AuthFailure, Reason
 from app.core.auth.identity import Identity
+from app.core.auth.jwks import ALGORITHMS
+from app.core.auth.key_source import FileSource, IssuerSource, Source
 from app.core.auth.keys import Keys
+from app.core.config import Settings
 
 LEEWAY = 30
 """Seconds by which clocks may differ."""
@@ -27,7 +31,7 @@ MAX_TOKEN_BYTES = 16 * 1024
 _MAX_REMEMBERED = 4096
 _LONGEST_SUBJECT = 255
 _LATEST = 2**53
-# RFC 9068, section 2.1; issuers that do not implement it say JWT, or nothing. Other types are no access tokens.
+# RFC 9068, section 2.1; issuers that do not implement it send JWT or no type. Other types are not access tokens.
 _TYPES = frozenset({"at+jwt", "application/at+jwt", "jwt"})
 _REASONS: Mapping[type[PyJWTError], Reason] = {
     ExpiredSignatureError: Reason.EXPIRED,
@@ -59,12 +63,12 @@ class Verifier:
         self._audience = audience
         self._algorithms = list(algorithms)
         self._jwt = jwt.PyJWT({"require": ["exp", "iss", "aud"], "enforce_minimum_key_length": True})
-        # By digest, so that no token stays in memory; with the moment at which it is not valid any more.
+        # By digest, so that no token stays in memory; with the time at which it expires.
         self._remembered: dict[bytes, tuple[float, Identity]] = {}
         self._generation = keys.generation
 
     def recall(self, token: bytes) -> Identity | None:
-        """Return the caller of a token that was verified before, by keys that the issuer still has."""
+        """Return the caller of a token that was verified before, with keys that the issuer still has."""
         if self._generation != self._keys.generation:
             self._generation = self._keys.generation
             self._remembered.clear()
@@ -112,7 +116,7 @@ def _checked(header: Mapping[str, Any], algorithms: Sequence[str]) -> str:
     if algorithm not in algorithms:
         raise AuthFailure(Reason.ALGORITHM)
     kind = header.get("typ", "jwt")
-    # We know no extensions (RFC 7515, section 4.1.11).
+    # No extension is supported (RFC 7515, section 4.1.11).
     if "crit" in header or not isinstance(kind, str) or kind.lower() not in _TYPES:
         raise AuthFailure(Reason.MALFORMED)
     return str(algorithm)
@@ -136,3 +140,19 @@ def _scopes(claims: Mapping[str, Any]) -> frozenset[str]:
     return (
         frozenset(part for part in parts if isinstance(part, str) and part) if isinstance(parts, list) else frozenset()
     )
+
+
+@asynccontextmanager
+async def verification(settings: Settings) -> AsyncIterator[Verifier]:
+    """Create the verifier of the settings, and keep its keys up to date while the block runs."""
+    assert settings.auth_issuer is not None  # noqa: S101 - the caller's condition
+    assert settings.auth_audience is not None  # noqa: S101 - the settings have both or none
+    algorithms = settings.auth_algorithms or ALGORITHMS
+    source: Source
+    if settings.auth_jwks_file is not None:
+        source = FileSource(settings.auth_jwks_file)
+    else:
+        source = IssuerSource(settings.auth_issuer, settings.auth_jwks_url)
+    keys = Keys(source, algorithms)
+    async with keys.refreshed():
+        yield Verifier(keys, settings.auth_issuer, settings.auth_audience, algorithms)

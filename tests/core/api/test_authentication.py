@@ -18,7 +18,7 @@ from app.core.api.openapi_document import truthful
 from app.core.api.router import APIRouter
 from app.core.auth import Identity
 from app.core.auth.failures import Reason
-from app.core.auth.verification import verification
+from app.core.auth.tokens import verification
 from app.core.config import Settings
 from app.core.error_responses import PROBLEM_JSON, handle_http_error
 from tests.support.tokens import AUDIENCE, ISSUER, Signer, hostile_tokens

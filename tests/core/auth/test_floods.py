@@ -8,8 +8,8 @@ import pytest
 
 from app.core.auth.failures import AuthFailure, Reason
 from app.core.auth.jwks import ALGORITHMS
+from app.core.auth.key_source import IssuerSource
 from app.core.auth.keys import EXTRA_READ_SECONDS, EXTRA_READS, Keys
-from app.core.auth.source import IssuerSource
 from app.core.auth.tokens import Verifier
 from tests.support.downstream import json_reply, stub_service
 from tests.support.tokens import AUDIENCE, ISSUER, Signer, claims, encode

@@ -11,8 +11,8 @@ import pytest
 from app.core.auth import keys as module
 from app.core.auth.failures import AuthFailure, Reason
 from app.core.auth.jwks import ALGORITHMS
+from app.core.auth.key_source import FileSource, IssuerSource, Source, SourceError
 from app.core.auth.keys import EXTRA_READS, Keys
-from app.core.auth.source import FileSource, IssuerSource, Source, SourceError
 from tests.support.downstream import Answer, Stub, drip, hang, json_reply, raw, reply, stub_service
 from tests.support.tokens import Signer
 

@@ -2,7 +2,7 @@
 
 FastAPI's own `solve_dependencies` inspects a handler's parameters anew for every request. The plan here does that when
 the route is made, and calls FastAPI's fields for the validation itself, so that values, errors and their order are the
-same. It knows what most handlers take; `plan_of` returns None for every other handler, which FastAPI then serves.
+same. It covers what most handlers take; for every other handler `plan_of` returns None, and FastAPI serves it.
 """
 
 import inspect
@@ -21,7 +21,7 @@ from app.core.api.input.parameters import Reader, readers_of
 
 
 class Given:
-    """What a handler and its dependencies are given beside their parameters, made when the first of them asks."""
+    """What a handler and its dependencies get beside their parameters, created when it is first needed."""
 
     __slots__ = ("background", "body", "request", "response")
 
@@ -75,7 +75,7 @@ class Step:
     async def arguments(
         self, given: Given, results: list[Any], failed: dict[int, list[Any]]
     ) -> tuple[dict[str, Any], list[Any]]:
-        """Collect the arguments of this call, and everything that is wrong with them."""
+        """Collect the arguments of this call, and the errors in them."""
         values: dict[str, Any] = dict(self.constants)
         errors: list[Any] = []
         if failed:
@@ -109,7 +109,7 @@ class Plan:
         self.call = self._handler.call
 
     async def arguments(self, given: Given) -> tuple[dict[str, Any], list[Any]]:
-        """Call the dependencies, and return the handler's arguments and everything that is wrong with the input."""
+        """Call the dependencies, and return the handler's arguments and the errors in the input."""
         results: list[Any] = []
         failed: dict[int, list[Any]] = {}
         for index, step in enumerate(self._dependencies):
@@ -162,7 +162,7 @@ def _is_coroutine(call: Any) -> bool:  # noqa: ANN401 - any callable
 
 
 def _add_step(part: Dependant, path_names: Collection[str], steps: list[Step], known: dict[Any, int]) -> int:
-    """Add `part` after what it depends on, unless the same call stands there already, and return its index."""
+    """Add `part` after its dependencies, unless the same call is in the plan already, and return its index."""
     needs = [_add_step(sub, path_names, steps, known) for sub in part.dependencies]
     key = (part.call, part.scope, frozenset(_scopes(part)) if _uses_scopes(part) else None)
     if key in known:

@@ -17,7 +17,7 @@ JSON = "application/json"
 MERGE_PATCH_JSON = "application/merge-patch+json"
 # Values in one body. A batch of 1,000 items has 5,000. Unknown members cost most: 50 ms for 8,000.
 MAX_VALUES = 8_000
-# Bytes. A larger body may take milliseconds, and many of them must not follow each other without a pause.
+# Bytes. A larger body may take milliseconds to parse, so other tasks run between two of them.
 _LARGE = 16 * 1024
 
 
@@ -34,7 +34,7 @@ class JSONNumber(float):
     text: str
 
     def __new__(cls, text: str) -> Self:
-        """Make it of its text."""
+        """Create it from its text."""
         number = super().__new__(cls, text)
         number.text = text
         return number
@@ -92,8 +92,8 @@ def _lock_of(_loop: asyncio.AbstractEventLoop) -> asyncio.Lock:
 def _has_too_many_values(body: bytes) -> bool:
     """Return whether the JSON text in `body` has more than `MAX_VALUES` values, before it is parsed.
 
-    Each value but the first of an array or object follows a comma, and each first one a bracket. What stands in
-    strings does not count; they are looked for only where there is reason to.
+    Each value but the first of an array or object follows a comma, and each first one a bracket. The content
+    of strings does not count; they are removed only from a body with many separators.
     """
     if _count_separators(body) <= MAX_VALUES:
         return False
@@ -118,7 +118,7 @@ def require_media_type(request: Request) -> None:
     headers = request.headers
     if headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers:
         return  # the schema's own error says more about a missing body
-    # This service and a proxy might choose different ones of several fields; joined, they match no media type.
+    # Of several fields, a proxy might read another one than this service; joined, they match no media type.
     media_type = ",".join(headers.getlist("content-type")).partition(";")[0].strip().lower()
     codings = [coding.strip().lower() for coding in headers.getlist("content-encoding")]
     accepted = accepted_by(request.method)

@@ -1,4 +1,4 @@
-"""Read path, query, header and cookie parameters as FastAPI does, with what can be known beforehand worked out once."""
+"""Read path, query, header and cookie parameters as FastAPI does, by readers that are made once for each route."""
 
 import inspect
 from collections.abc import Callable, Collection
@@ -23,7 +23,7 @@ _IMMUTABLE = (type(None), bool, int, float, str, bytes)
 def readers_of(part: Dependant, path_names: Collection[str]) -> list[Reader]:
     """Make what reads the parameters of one dependency, in FastAPI's order."""
     readers = [
-        _path_reader(field) if _has_one_name(field) and field.alias in path_names else _fastapis(_PATH, [field])
+        _path_reader(field) if _has_one_name(field) and field.alias in path_names else _by_fastapi(_PATH, [field])
         for field in part.path_params
     ]
     for source, fields in ((_QUERY, part.query_params), (_HEADERS, part.header_params), (_COOKIES, part.cookie_params)):
@@ -32,7 +32,7 @@ def readers_of(part: Dependant, path_names: Collection[str]) -> list[Reader]:
         elif all(map(_is_simple, fields)):
             readers += [_scalar_reader(source, field) for field in fields]
         else:
-            readers.append(_fastapis(source, fields))
+            readers.append(_by_fastapi(source, fields))
     return readers
 
 
@@ -42,7 +42,7 @@ _HEADERS: _Source = attrgetter("headers")
 _COOKIES: _Source = attrgetter("cookies")
 
 
-def _fastapis(source: _Source, fields: list[ModelField]) -> Reader:
+def _by_fastapi(source: _Source, fields: list[ModelField]) -> Reader:
     """Read the fields that need all of FastAPI's rules: models, lists, several names."""
 
     def read(request: Request, values: dict[str, Any], errors: list[Any]) -> None:
@@ -66,7 +66,7 @@ def _path_reader(field: ModelField) -> Reader:
 def _scalar_reader(source: _Source, field: ModelField) -> Reader:
     name, alias, validate = field.name, field.alias, field.validate
     loc = (field.field_info.in_.value, alias)  # type: ignore[attr-defined]  # of `fastapi.params.Param`
-    missing = _fastapis(source, [field]) if field.field_info.is_required() else None
+    missing = _by_fastapi(source, [field]) if field.field_info.is_required() else None
     default = None if missing else field.default
 
     def read(request: Request, values: dict[str, Any], errors: list[Any]) -> None:

@@ -16,7 +16,7 @@ _LONGEST_NAME = 64
 
 
 def check_query(request: Request, repeatable: Collection[str]) -> None:
-    """Reject what FastAPI would guess at: the last of two values, U+FFFD for a byte that is not UTF-8.
+    """Reject ambiguous input: two values, of which FastAPI would take the last, and bytes that are not UTF-8.
 
     Raises
     ------

@@ -36,14 +36,14 @@ class FileSource:
         self._path = path
 
     async def read(self) -> Any:  # noqa: ANN401 - any JSON value
-        """Return the document as the file has it now."""
+        """Return the present content of the file."""
         try:
             return json.loads(await asyncio.to_thread(self._path.read_bytes))
         except (OSError, ValueError) as error:
             raise SourceError(f"{self._path}: {error}") from error
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no connection is open."""
 
 
 class IssuerSource:
@@ -60,7 +60,7 @@ class IssuerSource:
     def __init__(self, issuer: str, jwks_url: str | None) -> None:
         self._issuer = issuer
         self._given_url = self._url = jwks_url
-        # The certificates of SSL_CERT_FILE count, proxies of the environment do not.
+        # SSL_CERT_FILE is used, proxies of the environment are not.
         self._client = httpx2.AsyncClient(
             verify=httpx2.create_ssl_context(),
             headers={"Accept": "application/json"},
@@ -75,7 +75,7 @@ class IssuerSource:
         await self._client.aclose()
 
     async def read(self) -> Any:  # noqa: ANN401 - any JSON value
-        """Return the JWK Set; where it is, is asked again after a failure."""
+        """Return the JWK Set; after a failure, its URL is read again from the metadata."""
         try:
             async with asyncio.timeout(_TIMEOUT):
                 self._url = self._url or await self._discover()
