@@ -65,7 +65,7 @@ class Proxy:
         self.accepted = 0
         self._delivering = self._do(self._event())
         self._listener = self._do(self._listen(0))
-        self._port: int = self._listener.sockets[0].getsockname()[1]
+        self._port: int = self._listener.getsockname()[1]
         user = parts.netloc.rpartition("@")[0]
         self.url = urlunsplit(parts._replace(netloc=f"{user}@127.0.0.1:{self._port}"))
 
@@ -83,14 +83,26 @@ class Proxy:
         event.set()
         return event
 
-    async def _listen(self, port: int) -> asyncio.Server:
-        return await asyncio.start_server(self._serve, "127.0.0.1", port)
+    async def _listen(self, port: int) -> socket.socket:
+        """Listen; not by `asyncio.start_server`, which leaks a connection that it accepts as it is closed (3.13)."""
+        listener = socket.create_server(("127.0.0.1", port), backlog=128)
+        listener.settimeout(0)
+        self._loop.add_reader(listener, self._accept, listener)
+        return listener
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.accepted += 1
-        client = Connection(reader, writer)
+    def _accept(self, listener: socket.socket) -> None:
+        with contextlib.suppress(BlockingIOError, ConnectionError):
+            accepted, _ = listener.accept()
+            self.accepted += 1
+            self._track(self._loop.create_task(self._serve(accepted)))
+
+    async def _serve(self, accepted: socket.socket) -> None:
+        try:
+            client = Connection(*await asyncio.open_connection(sock=accepted))
+        except BaseException:
+            accepted.close()
+            raise
         self._made.append(client)
-        self._track(asyncio.current_task())
         try:
             server = Connection(*await asyncio.open_connection(*self._target))
         except OSError:
@@ -101,8 +113,7 @@ class Proxy:
         for pump in (self._requests(client, server), self._answers(server, client)):
             self._track(self._loop.create_task(pump))
 
-    def _track(self, task: asyncio.Task[None] | None) -> None:
-        assert task is not None
+    def _track(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -164,8 +175,13 @@ class Proxy:
 
     def refuse(self) -> None:
         """Refuse connections, and break those that are there."""
-        self._call(self._listener.close)
+        self._call(self._stop_listening)
         self.reset()
+
+    def _stop_listening(self) -> None:
+        if self._listener.fileno() >= 0:
+            self._loop.remove_reader(self._listener)
+            self._listener.close()
 
     def accept(self) -> None:
         """Take connections again."""
