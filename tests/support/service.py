@@ -30,7 +30,7 @@ SAMPLE = "tests.sample.app:app"
 
 def eventually(
     condition: Callable[[], Any],
-    seconds: float = 20.0,
+    seconds: float = 60.0,
     *,
     pause: float = 0.05,
     seen: Callable[[], object] | None = None,
