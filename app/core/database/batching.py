@@ -1,4 +1,4 @@
-"""Concurrent calls share one call of a function.
+"""Let concurrent calls share one call of a function.
 
 A single call is made at once. Under load, the calls that arrive while others are in flight are sent together, so one
 statement, one round trip and one commit serve many requests.
@@ -17,10 +17,10 @@ Q = TypeVar("Q")
 A = TypeVar("A")
 
 
-_TURNS = 4
-"""Turns of the event loop, some microseconds each, before a call goes out where one of the last two was for many: what
-the kernel holds of other requests is parsed in the first, and comes here in the next ones (docs/performance.md: a
-third less CPU time a request)."""
+_ITERATIONS = 4
+"""Iterations of the event loop, some microseconds each, for which a batch waits if one of the last two was shared.
+Requests that the kernel has received are parsed in the first, and join in the next ones (docs/performance.md: a third
+less CPU time for each request)."""
 
 
 class Batcher(Generic[Q, A]):
@@ -48,7 +48,7 @@ class Batcher(Generic[Q, A]):
         self._ask = ask
         self._max_batch = max_batch
         self._free = max_in_flight
-        self._crowded = self._before = False
+        self._busy = self._before = False
         self._waiting: deque[tuple[Q, asyncio.Future[A], float, Context]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -58,7 +58,7 @@ class Batcher(Generic[Q, A]):
         self._waiting.append((question, future, time.monotonic(), copy_context()))
         if self._free:
             self._free -= 1
-            # In a context of its own: it works for many callers, and what one of them has set is not for the others.
+            # In a context of its own: context variables of one caller are not for the others.
             task = asyncio.get_running_loop().create_task(self._serve(), context=Context())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -68,12 +68,12 @@ class Batcher(Generic[Q, A]):
         """Ask until no call waits."""
         try:
             while self._waiting:
-                if self._crowded:
-                    for _ in range(_TURNS):
+                if self._busy:
+                    for _ in range(_ITERATIONS):
                         await asyncio.sleep(0)
                 batch = self._next_batch()
                 many = len(batch) > 1
-                self._crowded, self._before = many or self._before, many
+                self._busy, self._before = many or self._before, many
                 await self._answer(batch)
         finally:
             self._free += 1
@@ -82,26 +82,26 @@ class Batcher(Generic[Q, A]):
         batch: list[tuple[Q, asyncio.Future[A]]] = []
         while self._waiting and len(batch) < self._max_batch:
             question, future, _, context = self._waiting.popleft()
-            if not future.done():  # else its caller has gone
+            if not future.done():  # otherwise its caller was cancelled
                 if not batch:
                     follow_trace(context)  # log lines and spans of the batch have the trace id of its first
                 batch.append((question, future))
         return batch
 
-    def expire(self, patience: float, error: Exception) -> None:
-        """Raise `error` for the calls that have waited for more than `patience` seconds."""
-        before = time.monotonic() - patience
+    def expire(self, seconds: float, error: Exception) -> None:
+        """Raise `error` for the calls that have waited for more than `seconds`."""
+        before = time.monotonic() - seconds
         while self._waiting and self._waiting[0][2] < before:
             _, future, _, _ = self._waiting.popleft()
             if not future.done():
                 future.set_exception(error)
 
     async def _answer(self, batch: list[tuple[Q, asyncio.Future[A]]]) -> None:
-        if not batch:  # the others have gone
+        if not batch:  # all callers were cancelled
             return
         try:
             answers: Sequence[A | Exception] = await self._ask([question for question, _ in batch])
-        except Exception as error:  # noqa: BLE001 - whatever it is, every caller gets it
+        except Exception as error:  # noqa: BLE001 - every caller gets it
             answers = [error] * len(batch)
         for (_, future), answer in zip(batch, answers, strict=True):
             if future.done():

@@ -36,7 +36,7 @@ BatchWork = Callable[[Connection, Sequence[Q]], Sequence[A]]
 _CHECK = 0.5
 """Seconds between two checks for units that hang."""
 _REPORT = 0.02
-"""Seconds by which the gauges may be late: to set them twice a statement was 16 us of a read's CPU time, a fortieth."""
+"""Seconds by which the gauges may be late: setting them twice for each statement took 16 us, a fortieth of a read."""
 # Questions in a statement, and statements of one `work` that run at once (docs/performance.md).
 _MAX_BATCH = 100
 _MAX_IN_FLIGHT = 2
@@ -56,8 +56,7 @@ class Mode(Enum):
     TRANSACTION = auto()
     """Any number of statements, committed together."""
     AUTOCOMMIT = auto()
-    """Statements that each commit by themselves. For `Resource`, which looks for the reason where one changed nothing.
-    """
+    """Statements that each commit by themselves. For `Resource`, which finds the reason if one changed nothing."""
 
 
 class WriteInReadUnit(RuntimeError):
@@ -109,9 +108,9 @@ def _one_statement(work: Callable[[Connection], T]) -> Callable[[Connection], T]
 
 
 class Database:
-    """The primary, perhaps a replica, and the units of work that run on them. Make it in the event loop.
+    """The primary, perhaps a replica, and the units of work that run on them. Create it in the event loop.
 
-    A unit raises an `APIError` where the database fails: `DatabaseError` when it is away or late, or when no
+    A unit raises an `APIError` where the database fails: `DatabaseError` when it is unavailable or late, or when no
     connection came free within `DB_POOL_TIMEOUT`. A unit that PostgreSQL rolled back with 40001 or 40P01 is repeated,
     at most twice. Where the caller is cancelled, a unit that waits for a connection does not run, and one that has
     begun runs to its end.
@@ -211,7 +210,7 @@ class Database:
         return self if key is None else Keyed(self, key)
 
     async def _watch(self) -> None:
-        """Bound what no timer of its own bounds: units that hang, and the wait for a shared statement."""
+        """Enforce timeouts without a timer for each: of units that hang, and of waits for a shared statement."""
         while True:
             await asyncio.sleep(_CHECK)
             for executor in self._executors:

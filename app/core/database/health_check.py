@@ -17,9 +17,9 @@ from app.core.database.engine.watchdog import cut
 _log = logging.getLogger(__name__)
 
 _FRESH = 1.0
-"""Seconds for which an answer holds."""
-_PATIENCE = 1.0
-"""Seconds after which a database that has not answered is not there."""
+"""Seconds for which an answer is valid."""
+_TIMEOUT = 1.0
+"""Seconds after which the database counts as unavailable."""
 _CONNECT_TIMEOUT = 2
 """Seconds, of which each of several hosts has its share."""
 
@@ -28,7 +28,7 @@ class HealthCheck:
     """Answers readiness probes, also while every connection is busy."""
 
     def __init__(self, settings: Settings) -> None:
-        self._connect = Connector({**connect_arguments(settings), "connect_timeout": _CONNECT_TIMEOUT}, most=1)
+        self._connect = Connector({**connect_arguments(settings), "connect_timeout": _CONNECT_TIMEOUT}, max_attempts=1)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="health-check")
         self._connection: PsycopgConnection | None = None
         self._asking: asyncio.Task[bool] | None = None
@@ -44,14 +44,14 @@ class HealthCheck:
         if time.monotonic() - self._answered_at < _FRESH:
             return self._answered
         if self._asking is None or self._asking.done():
-            self._asking = asyncio.create_task(self._find_out())
+            self._asking = asyncio.create_task(self._check())
         return await asyncio.shield(self._asking)
 
-    async def _find_out(self) -> bool:
+    async def _check(self) -> bool:
         if self._question is None or self._question.done():
             self._question = asyncio.get_running_loop().run_in_executor(self._thread, self._ask)
         try:
-            answer = await asyncio.wait_for(asyncio.shield(self._question), _PATIENCE)
+            answer = await asyncio.wait_for(asyncio.shield(self._question), _TIMEOUT)
         except TimeoutError:
             answer = False
             self._cut()
@@ -72,7 +72,7 @@ class HealthCheck:
         except psycopg2.Error:
             writable = False
         if not writable:
-            # Of several hosts the next connection finds the one that takes writes.
+            # Of several hosts, the next connection finds the one that accepts writes.
             self._forget()
         return writable
 

@@ -1,7 +1,7 @@
-"""Opens connections; while the server is away a few threads try, and the others fail at once.
+"""Opens connections; while the server is unavailable, a few threads try, and the others fail at once.
 
-Without this each request would wait for its own connection to a dead host, and a server that comes back would meet
-all of them together.
+Otherwise each request would wait for its own connection to a dead host, and a server that starts again would receive
+all attempts together.
 """
 
 import threading
@@ -16,10 +16,10 @@ from app.core.database.engine.dialect import Address, ConnectTimeout, address_of
 
 _PAUSE = 0.02
 """Seconds between two attempts while the server is unavailable: PostgreSQL forks a process for each of them."""
-_PATIENCE = 0.1
+_MAX_WAIT = 0.1
 """Seconds after which others stop waiting for an attempt: a server that is available answers in less."""
 _STUCK = 0.5
-"""Seconds after which a second attempt starts beside one without an answer, whose success is then not trusted."""
+"""Seconds after which a second attempt starts beside one without an answer, whose result is then checked again."""
 _AVOID_SECONDS = 30.0
 """Seconds for which a host that did not answer is tried after the others."""
 
@@ -30,24 +30,24 @@ _Host = dict[str, str]
 class Connector:
     """Makes a new connection, in a thread.
 
-    libpq tries the hosts of a URL in their order, and one that swallows everything would take the time of all. So each
-    has its share of the time, and one that did not answer comes last for a while.
+    libpq tries the hosts of a URL in their order, and one that drops all packets would use up the time for all. So each
+    has its share of the time, and one that did not answer is tried last for a while.
 
     Parameters
     ----------
     arguments
         Those of `connect`, `connect_timeout` for all hosts together.
-    most
-        How many threads may try at the same time while the server is away.
+    max_attempts
+        How many threads may try at the same time while the server is unavailable.
     """
 
-    def __init__(self, arguments: dict[str, Any], most: int) -> None:
+    def __init__(self, arguments: dict[str, Any], max_attempts: int) -> None:
         self._hosts = _hosts(arguments["dsn"])
         self._hung_at = [float("-inf")] * len(self._hosts)
         self._arguments = {**arguments, "connect_timeout": arguments["connect_timeout"] / len(self._hosts)}
-        self._most = most
+        self._max_attempts = max_attempts
         self._changed = threading.Condition()
-        self._away = False
+        self._unavailable = False
         self._failures = 0
         self._trying = 0
         self._tried_at = 0.0
@@ -55,10 +55,10 @@ class Connector:
 
     def __call__(self) -> PsycopgConnection:
         """Connect, or raise `psycopg2.OperationalError`."""
-        if not self._away:
+        if not self._unavailable:
             return self._connect()
         with self._changed:
-            self._wait_for_turn()
+            self._wait_to_try()
             self._trying += 1
             self._tried_at = time.monotonic()
         try:
@@ -70,7 +70,7 @@ class Connector:
 
     def avoid(self, address: Address) -> None:
         """Try the host at this address after the others for a while: it hangs."""
-        # Of several that look alike it is the one that was tried first.
+        # If several match, it is the one that was tried first.
         for index in self._order():
             if _is_at(self._hosts[index], address):
                 self._hung_at[index] = time.monotonic()
@@ -81,14 +81,14 @@ class Connector:
         avoided_until = time.monotonic() - _AVOID_SECONDS
         return sorted(range(len(self._hosts)), key=lambda index: max(self._hung_at[index], avoided_until))
 
-    def _wait_for_turn(self) -> None:
+    def _wait_to_try(self) -> None:
         failures = self._failures
-        while self._away:
+        while self._unavailable:
             since = time.monotonic() - self._tried_at
-            if self._trying < self._most and since >= (_STUCK if self._trying else _PAUSE):
+            if self._trying < self._max_attempts and since >= (_STUCK if self._trying else _PAUSE):
                 return
-            if self._failures != failures or (self._trying and since > _PATIENCE):
-                raise psycopg2.OperationalError("the server was away a moment ago")
+            if self._failures != failures or (self._trying and since > _MAX_WAIT):
+                raise psycopg2.OperationalError("the server was unavailable just before")
             self._changed.wait(_PAUSE)
 
     def _connect(self) -> PsycopgConnection:
@@ -100,21 +100,21 @@ class Connector:
                 connection = self._try_each()
         except psycopg2.OperationalError:
             self._failures += 1
-            self._away = True
+            self._unavailable = True
             raise
-        self._away, self._found = False, (time.monotonic(), address_of(connection))
+        self._unavailable, self._found = False, (time.monotonic(), address_of(connection))
         return connection
 
     def _is_doubtful(self, connection: PsycopgConnection, began: float) -> bool:
-        """Tell whether another try found the server elsewhere while this one, begun at that time, was stuck.
+        """Return whether another attempt found the server elsewhere while this one, begun at that time, was stuck.
 
-        After a failover a primary that was stopped may wake up, and believe for a while that it still is one.
+        A primary that was stopped and resumed after a failover acts as the primary for a while.
         """
         found_at, address = self._found
         return time.monotonic() - began > _STUCK and found_at > began and address != address_of(connection)
 
     def _try_each(self) -> PsycopgConnection:
-        """Connect; where a host does not answer at all, once more with that one last, and so on."""
+        """Connect; if a host does not answer at all, try again with that host last, and so on."""
         for remaining in reversed(range(len(self._hosts))):
             hosts = [self._hosts[index] for index in self._order()]
             listed = {name: ",".join(host[name] for host in hosts) for name in hosts[0]}
@@ -128,7 +128,7 @@ class Connector:
 
 
 def _hosts(url: str) -> list[_Host]:
-    """List the hosts of a URL, in its order; a single one needs no parameters but the URL's."""
+    """List the hosts of a URL in order; a single one needs no parameters besides the URL."""
     given = {name: value.split(",") for name, value in parse_dsn(url).items() if name in {"host", "hostaddr", "port"}}
     number = max(map(len, given.values()), default=1)
     if number == 1:

@@ -27,19 +27,17 @@ from app.core.observability.instruments import DB_POOL_WAIT, DB_POOL_WAITING
 
 T = TypeVar("T")
 
-# Seconds for which a unit may hold a connection: those that the server allows a statement, and a margin.
+# Seconds for which a unit may hold a connection: the server's statement timeout, and a margin.
 _MARGIN = 2.0
 _WITHOUT_STATEMENT_TIMEOUT = 30.0
-_REST = 1.0
-"""Seconds after which a runner without work gives its connection back to the pool."""
-
-
+_IDLE_SECONDS = 1.0
+"""Seconds after which an idle runner returns its connection to the pool."""
 # One connection in so many is for batched units only.
 _RESERVED_PART = 4
 
 
 class Executor:
-    """Runs units of work on one server. Make it after the fork, in the event loop.
+    """Runs units of work on one server. Create it after the fork, in the event loop.
 
     Parameters
     ----------
@@ -68,7 +66,7 @@ class Executor:
         timeout = settings.db_statement_timeout
         self._max_seconds = timeout + _MARGIN if timeout else _WITHOUT_STATEMENT_TIMEOUT
         self._watchdog = Watchdog(self._max_seconds)
-        self._connector = Connector(connect_arguments(settings, url), most=max(1, settings.db_pool_size // 2))
+        self._connector = Connector(connect_arguments(settings, url), max_attempts=max(1, settings.db_pool_size // 2))
         self._engine = create_pooled_engine(settings, self._connect, observers)
         self._watchdog.listen(self._engine)
         self._transactional = self._engine.execution_options(isolation_level="READ COMMITTED")
@@ -81,7 +79,7 @@ class Executor:
         self._unreserved = 0  # units at work on connections that are not reserved
         self._max_unreserved = self._size - self._size // _RESERVED_PART
         self._runners: dict[asyncio.Task[None], Runner] = {}
-        self._resting: list[Runner] = []
+        self._idle_runners: list[Runner] = []
         self.busy = 0
 
     @contextmanager
@@ -91,16 +89,16 @@ class Executor:
             yield connection
 
     def _connect(self) -> PsycopgConnection:
-        # In a thread: to resolve a name, and to prove a password, takes a while.
+        # In a thread: resolving a name and proving a password take a while.
         connection = await_(asyncio.get_running_loop().run_in_executor(self._threads, self._connector))
-        self._watchdog.begin(connection)  # SQLAlchemy has questions of its own for its first one
+        self._watchdog.begin(connection)  # SQLAlchemy's own queries on its first connection count, too
         return connection
 
     @property
     def idle(self) -> int:
         """How many open connections have no work."""
         pooled: int = self._engine.pool.checkedin()  # type: ignore[attr-defined]  # it is a QueuePool
-        return pooled + len(self._resting)
+        return pooled + len(self._idle_runners)
 
     async def run(
         self,
@@ -129,15 +127,15 @@ class Executor:
         return result
 
     def _submit(self, unit: Unit) -> None:
-        """Give the unit to a runner that rests, or to a new one; or queue it."""
+        """Give the unit to an idle runner or a new one, or queue it."""
         if not unit.reserved and self._unreserved >= self._max_unreserved:
             self._enqueue(unit, self._unreserved_queue)
             return
-        while self._resting:
-            resting = self._resting.pop().resting
-            if resting is not None and not resting.done():
+        while self._idle_runners:
+            next_unit = self._idle_runners.pop().next_unit
+            if next_unit is not None and not next_unit.done():
                 self._begin(unit)
-                resting.set_result(unit)
+                next_unit.set_result(unit)
                 return
         if len(self._runners) < self._size:
             self._begin(unit)
@@ -153,7 +151,7 @@ class Executor:
 
     def _start(self, unit: Unit) -> None:
         runner = Runner(self._engine, self._watchdog, self._max_seconds)
-        # In a context of its own: what it does between units belongs to no request.
+        # In a context of its own: between units it works for no request.
         task = asyncio.get_running_loop().create_task(greenlet_spawn(self._serve, runner, unit), context=Context())
         self._runners[task] = runner
         task.add_done_callback(self._runners.pop)
@@ -169,8 +167,8 @@ class Executor:
             runner.close()
 
     def _wait_for_unit(self, runner: Runner) -> Unit | None:
-        self._resting.append(runner)
-        return runner.rest()
+        self._idle_runners.append(runner)
+        return runner.wait_for_unit()
 
     def _next(self) -> Unit | None:
         """Take the first unit off the queue whose caller still waits."""
@@ -208,21 +206,21 @@ class Executor:
         for connection in late:
             self._connector.avoid(address_of(connection))
         if late:
-            # The idle ones lead there, too. A server that stopped may come back when another has long taken over.
+            # The idle ones lead there, too, and a stopped server may resume after another has taken over.
             self._close_idle()
         else:
-            self._release(time.monotonic() - _REST)
+            self._release(time.monotonic() - _IDLE_SECONDS)
 
     def _close_idle(self) -> None:
         self._release(time.monotonic())
         self._engine.dispose()
 
     def _release(self, since: float) -> None:
-        """End the runners that have had no work since then."""
-        for runner in [runner for runner in self._resting if runner.rests_since <= since]:
-            self._resting.remove(runner)
-            if runner.resting is not None and not runner.resting.done():
-                runner.resting.set_result(None)
+        """End the runners that have been idle since then."""
+        for runner in [runner for runner in self._idle_runners if runner.idle_since <= since]:
+            self._idle_runners.remove(runner)
+            if runner.next_unit is not None and not runner.next_unit.done():
+                runner.next_unit.set_result(None)
 
     def dispose(self) -> None:
         """Close the idle connections; those in use are closed when their work ends."""

@@ -1,4 +1,4 @@
-"""An executor for reads only, which the primary stands in for."""
+"""The executor of the replica: reads only, which the primary serves while the replica is unavailable."""
 
 import logging
 import time
@@ -13,21 +13,21 @@ from app.core.errors import DatabaseError
 
 T = TypeVar("T")
 
-_REST = 5.0
-"""Seconds for which a replica that failed is not asked; then one request tries it."""
+_SUSPENSION = 5.0
+"""Seconds for which a replica that failed is not used; then one request tries it."""
 
 _log = logging.getLogger(__name__)
 
 
 class UnusableError(Exception):
-    """The replica is not to be asked now, or did not answer: the primary has to."""
+    """The replica is suspended, or did not answer: the primary must serve the read."""
 
 
 class Replica(Executor):
-    """Answers reads, while it can."""
+    """Runs reads on the replica, unless it is suspended."""
 
-    _rests = False
-    _ask_at = 0.0
+    _suspended = False
+    _retry_at = 0.0
 
     async def read(self, work: Callable[[Connection], T], *, reserved: bool = False) -> T:
         """Run a read; `reserved` as for `Executor.run`.
@@ -35,28 +35,28 @@ class Replica(Executor):
         Raises
         ------
         UnusableError
-            When the primary should be asked.
+            The primary must serve the read.
         """
         now = time.monotonic()
-        if now < self._ask_at:
+        if now < self._retry_at:
             raise UnusableError
-        if self._rests:
-            self._ask_at = now + _REST  # one tries, the others when it has been answered
+        if self._suspended:
+            self._retry_at = now + _SUSPENSION  # only this request tries it
         try:
             answer = await self.run(work, repeat_if_lost=True, reserved=reserved)
         except DatabaseError as error:
             state = sqlstate_of(error.__cause__) if error.__cause__ else ""
             if state == CANCELLED:
-                raise  # it takes too long there, and so it would on the primary
-            if state not in REPEATABLE:  # that is a conflict with what came from the primary, and no outage
+                raise  # the statement is slow, and would be on the primary, too
+            if state not in REPEATABLE:  # a conflict with replication is not an outage
                 self._suspend()
             raise UnusableError from error
-        if self._rests:
+        if self._suspended:
             _log.warning("the replica answers again")
-        self._rests, self._ask_at = False, 0.0
+        self._suspended, self._retry_at = False, 0.0
         return answer
 
     def _suspend(self) -> None:
-        if not self._rests:
+        if not self._suspended:
             _log.warning("the replica does not answer: the primary reads")
-        self._rests, self._ask_at = True, time.monotonic() + _REST
+        self._suspended, self._retry_at = True, time.monotonic() + _SUSPENSION

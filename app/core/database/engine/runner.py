@@ -1,8 +1,7 @@
 """Run units of work one after another on one connection.
 
-A connection stays with its runner while there is work, and for a moment after: to take it from the pool and to give it
-back for each statement, with a task and a greenlet each, was a third of the CPU time of a statement
-(docs/performance.md).
+A connection stays with its runner while there is work, and for a moment after that: taking it from the pool for each
+statement, with a task and a greenlet, was a third of a statement's CPU time (docs/performance.md).
 """
 
 import asyncio
@@ -70,9 +69,9 @@ class Runner:
     def __init__(self, engine: Engine, watchdog: Watchdog, max_seconds: float) -> None:
         self._engine, self._watchdog, self._max_seconds = engine, watchdog, max_seconds
         self._open: _Open | None = None
-        self._rested = False
-        self.resting: asyncio.Future[Unit | None] | None = None
-        self.rests_since = 0.0
+        self._was_idle = False
+        self.next_unit: asyncio.Future[Unit | None] | None = None
+        self.idle_since = 0.0
 
     def run(self, unit: Unit) -> None:
         """Run a unit in the context of its caller, and set its result."""
@@ -85,18 +84,18 @@ class Runner:
             if not unit.future.done():
                 unit.future.set_result(result)
 
-    def rest(self) -> Unit | None:
-        """Wait for the next unit, or for None, which ends the runner."""
-        self.rests_since = time.monotonic()
-        self.resting = asyncio.get_running_loop().create_future()
-        self._rested = True
+    def wait_for_unit(self) -> Unit | None:
+        """Wait for the next unit, or None to end."""
+        self.idle_since = time.monotonic()
+        self.next_unit = asyncio.get_running_loop().create_future()
+        self._was_idle = True
         try:
-            return await_(self.resting)
+            return await_(self.next_unit)
         finally:
-            self.resting = None
+            self.next_unit = None
 
     def _try(self, unit: Unit) -> Any:  # noqa: ANN401 - the result of the unit
-        """Do the work; again where PostgreSQL rolled it back for another transaction, or where it may be repeated."""
+        """Do the work; repeat it if PostgreSQL rolled it back for another transaction, or if it may be repeated."""
         started = time.monotonic()
         repeat_if_lost = unit.repeat_if_lost
         for remaining in reversed(range(_MAX_TRIES)):
@@ -104,12 +103,12 @@ class Runner:
                 return self._together(unit.begin, unit.work) if unit.begin else self._alone(unit.work)
             except DBAPIError as error:
                 lost = repeat_if_lost and error.connection_invalidated
-                # After so long the server hangs, and the watchdog has shut the connection down.
+                # Then the server hangs, and the watchdog has cut the connection.
                 late = time.monotonic() - started > self._max_seconds
                 if late or not remaining or not (lost or sqlstate_of(error) in REPEATABLE):
                     raise
                 repeat_if_lost = repeat_if_lost and not lost
-            # Jitter, so that two units do not meet again.
+            # Jitter, so that the two units do not conflict again.
             await_(asyncio.sleep(random.uniform(0.0, 0.05)))  # noqa: S311
         raise AssertionError("unreachable")
 
@@ -134,9 +133,9 @@ class Runner:
 
     def _ready_connection(self) -> "_Open":
         if self._open is not None:
-            rested, self._rested = self._rested, False
+            was_idle, self._was_idle = self._was_idle, False
             old = time.monotonic() - self._open.since > _MAX_USE
-            if not (old or (rested and is_dead(self._open.raw))):
+            if not (old or (was_idle and is_dead(self._open.raw))):
                 return self._open
             self.close()
         connection = check_out(self._engine)

@@ -14,7 +14,7 @@ class SlowQueryLog:
         self._limit = limit
 
     def __call__(self, _cursor: object, statement: str, seconds: float, _error: Exception | None) -> None:
-        """Look at one statement that has ended."""
+        """Check a statement that has ended."""
         if seconds > self._limit:
             DB_SLOW_STATEMENTS.inc()
             extra = {"statement": " ".join(statement.split()), "duration_ms": round(seconds * 1000, 3)}

@@ -20,26 +20,26 @@ _log = logging.getLogger(__name__)
 def cut(connection: PsycopgConnection) -> None:
     """Shut down the socket, which ends the wait for a server that does not answer."""
     with contextlib.suppress(psycopg2.Error, OSError), socket.socket(fileno=os.dup(connection.fileno())) as copy:
-        # psycopg2 says so before it gives the descriptor back: unless it does, ours is a copy of the right one.
+        # psycopg2 sets `closed` before it closes the descriptor: while it is not set, the copy is of the right one.
         if not connection.closed:
             copy.shutdown(socket.SHUT_RDWR)
 
 
 class Watchdog:
-    """Knows since when each connection is in use, and ends those that are for too long.
+    """Closes connections that have been in use for too long.
 
     Parameters
     ----------
-    bound
+    max_seconds
         Seconds for which a unit of work may hold a connection.
     """
 
-    def __init__(self, bound: float) -> None:
-        self._bound = bound
+    def __init__(self, max_seconds: float) -> None:
+        self._max_seconds = max_seconds
         self._since: dict[PsycopgConnection, float] = {}
 
     def listen(self, engine: Engine) -> None:
-        """Hear of every connection of `engine` that is taken, given back or closed."""
+        """Observe every connection of `engine` that is taken, returned or closed."""
         event.listen(engine, "checkout", self.begin)
         event.listen(engine, "checkin", self.end)
         event.listen(engine, "close", self.end)
@@ -54,11 +54,11 @@ class Watchdog:
             self._since.pop(connection, None)
 
     def close_overdue(self) -> list[PsycopgConnection]:
-        """End what has lasted too long, and return it; the unit behind it gets a connection error."""
-        before = time.monotonic() - self._bound
+        """Close and return the connections in use for too long; their units get a connection error."""
+        before = time.monotonic() - self._max_seconds
         late = [connection for connection, since in self._since.items() if since <= before]
         for connection in late:
             del self._since[connection]
-            _log.warning("the database has not answered for %.1f s: the connection is cut", self._bound)
+            _log.warning("the database has not answered for %.1f s: the connection is cut", self._max_seconds)
             cut(connection)
         return late

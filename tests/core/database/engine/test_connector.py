@@ -27,7 +27,7 @@ def to_hosts(proxy: Proxy, hosts: str, query: str = "") -> Connector:
     parts = urlsplit(proxy.url)
     user = parts.netloc.rpartition("@")[0]
     dsn = parts._replace(netloc=f"{user}@{hosts}", query=query).geturl()
-    return Connector({"dsn": dsn, "connect_timeout": TIMEOUT}, most=2)
+    return Connector({"dsn": dsn, "connect_timeout": TIMEOUT}, max_attempts=2)
 
 
 @pytest.fixture

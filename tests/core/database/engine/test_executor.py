@@ -56,7 +56,7 @@ async def test_a_connection_stays_while_there_is_work(make_settings: MakeSetting
 async def test_a_connection_without_work_goes_back(
     make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(executor_module, "_REST", 0.0)
+    monkeypatch.setattr(executor_module, "_IDLE_SECONDS", 0.0)
     async with running(make_settings) as executor:
         given_back = counted(executor, "checkin")
         await executor.run(scalar("SELECT 1"), repeat_if_lost=False)
