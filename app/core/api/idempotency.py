@@ -8,7 +8,6 @@ from typing import Annotated
 
 from fastapi import Depends, Request, Response
 from pydantic import StringConstraints, TypeAdapter, ValidationError
-from starlette._utils import get_route_path
 
 from app.core.api.authentication import caller_of
 from app.core.api.openapi import Description, documented, errors, header, header_parameter
@@ -52,7 +51,8 @@ async def _idempotency_key(request: Request, response: Response) -> Once | None:
         response.headers["Idempotent-Replayed"] = "true"
         IDEMPOTENT_REPLAYS.inc()
 
-    operation = f"{request.method} {get_route_path(request.scope)}"
+    path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))  # which a proxy may have left out
+    operation = f"{request.method} {path}"
     return Once(caller_of(request) or "", key, operation, on_replay)
 
 

@@ -15,8 +15,9 @@ from typing import Any
 import fastapi
 from fastapi import Request, Response
 from fastapi.datastructures import DefaultPlaceholder
+from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import EndpointContext, RequestValidationError, ResponseValidationError
-from fastapi.routing import _effective_route_context_var, serialize_response
+from fastapi.routing import _effective_route_context_var
 from fastapi.security import SecurityScopes
 from pydantic_core import PydanticUndefined
 from starlette.requests import ClientDisconnect
@@ -142,7 +143,7 @@ def _responder(route: Any) -> Callable[[Any, Given], Coroutine[Any, Any, Respons
     response_class = route.response_class
     as_json = isinstance(response_class, DefaultPlaceholder) and route.response_field is not None
     make = Response if as_json else getattr(response_class, "value", response_class)
-    dump = _dump_json(route) if as_json else _dump(route)
+    dump = _dump(route, as_json=as_json)
 
     async def respond(result: Any, given: Given) -> Response:  # noqa: ANN401 - what a handler returns
         if isinstance(result, Response):
@@ -155,7 +156,7 @@ def _responder(route: Any) -> Callable[[Any, Given], Coroutine[Any, Any, Respons
         options: dict[str, Any] = {} if status is None else {"status_code": status}
         if as_json:
             options["media_type"] = JSON
-        response: Response = make(await dump(result), background=given.background, **options)
+        response: Response = make(dump(result), background=given.background, **options)
         if response.status_code < 200 or response.status_code in {204, 205, 304}:
             response.body = b""
         if given.response is not None:
@@ -179,30 +180,27 @@ def _dump_options(route: Any) -> dict[str, Any]:  # noqa: ANN401
     return {name: getattr(route, f"response_model_{name}") for name in names}
 
 
-def _dump_json(route: Any) -> Callable[[Any], Coroutine[Any, Any, bytes]]:  # noqa: ANN401
-    """Validate and serialise by the response model, at once to bytes."""
-    field, options = route.response_field, _dump_options(route)
-    validate, serialize = field.validate, field.serialize_json
-    endpoint = _description(route)
+def _validator(route: Any) -> Callable[[Any], Any]:  # noqa: ANN401
+    """Make what turns a handler's result into an instance of the response model."""
+    validate, endpoint = route.response_field.validate, _description(route)
 
-    async def dump(result: Any) -> bytes:  # noqa: ANN401
+    def validated(result: Any) -> Any:  # noqa: ANN401
         value, errors = validate(result, {}, loc=("response",))
         if errors:
             raise ResponseValidationError(errors=errors, body=result, endpoint_ctx=endpoint)
-        content: bytes = serialize(value, **options)
-        return content
+        return value
 
-    return dump
+    return validated
 
 
-def _dump(route: Any) -> Callable[[Any], Coroutine[Any, Any, Any]]:  # noqa: ANN401
-    """Validate by the response model, if there is one, and leave the rest to the response class."""
-    field, options = route.response_field, _dump_options(route)
-
-    async def dump(result: Any) -> Any:  # noqa: ANN401
-        return await serialize_response(field=field, response_content=result, **options)
-
-    return dump
+def _dump(route: Any, *, as_json: bool) -> Callable[[Any], Any]:  # noqa: ANN401
+    """Validate and serialise by the response model: at once to bytes, or to what the response class takes."""
+    field = route.response_field
+    if field is None:
+        return jsonable_encoder
+    validated, options = _validator(route), _dump_options(route)
+    serialize = field.serialize_json if as_json else field.serialize
+    return lambda result: serialize(validated(result), **options)
 
 
 async def _json_of(request: Request) -> Any:  # noqa: ANN401 - any JSON value

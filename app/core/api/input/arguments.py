@@ -12,7 +12,6 @@ from typing import Any
 
 from fastapi import BackgroundTasks, Request, Response
 from fastapi.dependencies.models import Dependant
-from fastapi.dependencies.utils import request_body_to_args
 from fastapi.security import SecurityScopes
 from fastapi.security.base import SecurityBase
 from pydantic_core import PydanticUndefined
@@ -86,19 +85,20 @@ class Step:
         for read in self.readers:
             read(given.request, values, errors)
         if self.body_params:
-            await self._read_body(given.body, values, errors)
+            self._read_body(given.body, values, errors)
         for name, get in self.given:
             values[name] = get(given)
         return values, errors
 
-    async def _read_body(self, body: Any, values: dict[str, Any], errors: list[Any]) -> None:  # noqa: ANN401
+    def _read_body(self, body: Any, values: dict[str, Any], errors: list[Any]) -> None:  # noqa: ANN401
         (body_field,) = self.body_params
-        if body is PydanticUndefined:
-            found, wrong = await request_body_to_args(self.body_params, body, embed_body_fields=False)
-            values.update(found)
-        else:
+        if body is not PydanticUndefined:
             values[body_field.name], wrong = body_field.validate(body, {}, loc=("body",))
-        errors += wrong
+            errors += wrong
+        elif body_field.field_info.is_required():
+            errors.append({"type": "missing", "loc": ("body",), "msg": "Field required", "input": None})
+        else:
+            values[body_field.name] = body_field.get_default()
 
 
 class Plan:
