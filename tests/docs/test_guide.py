@@ -93,17 +93,19 @@ def test_the_resource_is_documented_as_items_are(copy: Path) -> None:
 
 
 WRONG = """
+from app.core.api import Conditions
 from app.core.database import Database
 from app.orders import store
 from app.orders.schemas import OrderQuery
 
 
-async def wrong(db: Database) -> None:
+async def wrong(db: Database, conditions: Conditions) -> None:
     (await store.get_order(db, 1)).version
     (await store.get_order(db, 1)).verison
     (await store.update_order(db, 1, {"status": "paid"})).verison
     (await store.update_order(db, 1, {"statsu": "paid"}))
     [order.verison for order in (await store.list_orders(db, OrderQuery())).items]
+    conditions.checked(store.get_order(db, 1))
 """
 
 
@@ -121,4 +123,4 @@ def test_wrong_names_are_errors_of_type(copy: Path) -> None:
     )
 
     wrong = {int(line.split(":")[1]) for line in checked.stdout.splitlines() if ": error:" in line}
-    assert wrong == {9, 10, 11, 12}, checked.stdout
+    assert wrong == {10, 11, 12, 13, 14}, checked.stdout

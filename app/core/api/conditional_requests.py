@@ -5,7 +5,7 @@ An entity tag here is the version of a row, in quotes: `"3"`. It is strong: ever
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
 from fastapi import Depends, Request, Response
 
@@ -21,7 +21,19 @@ _IF_NONE_MATCH = header_parameter("If-None-Match", "Go on only if it is another 
 _ETAG = {"ETag": header("The entity tag: it changes whenever the resource does", example='"3"')}
 _LOCATION = {"Location": header("Path of the new resource")}
 
-Row = TypeVar("Row")
+
+class _Identified(Protocol):
+    @property
+    def id(self) -> int: ...
+
+
+class _Versioned(Protocol):
+    @property
+    def version(self) -> int: ...
+
+
+Row = TypeVar("Row", bound=_Versioned)
+New = TypeVar("New", bound=_Identified)
 
 
 class PreconditionFailed(APIError):
@@ -99,18 +111,17 @@ class ConditionalRequest:
         NotModified
             The client of a GET has this version (304).
         """
-        version: int = row.version  # type: ignore[attr-defined]  # whatever has one
-        tag = entity_tag(version)
+        tag = entity_tag(row.version)
         # Routing knows no HEAD: `RequestMiddleware` makes a GET of it.
-        if self._request.method == "GET" and self.preconditions.not_modified(version):
+        if self._request.method == "GET" and self.preconditions.not_modified(row.version):
             raise NotModified(headers={"ETag": tag})
         self._response.headers["ETag"] = tag
         return row
 
-    def created(self, row: Row) -> Row:
+    def created(self, row: New) -> New:
         """Set `Location` to the path of a new row, `ETag` if it has a `version`, and return the row."""
         headers = self._response.headers
-        headers["Location"] = f"{self._request.url.path}/{row.id}"  # type: ignore[attr-defined]
+        headers["Location"] = f"{self._request.url.path}/{row.id}"
         version: Any = getattr(row, "version", None)
         if version is not None:
             headers["ETag"] = entity_tag(version)

@@ -28,6 +28,8 @@ _FOREIGN_KEY = frozenset({"23001", "23503"})
 # Beside foreign keys a unique one, and an exclusion.
 _CONFLICT = _FOREIGN_KEY | {"23505", "23P01"}
 _INVALID = frozenset({"22001", "22003", "22021", "22P05", "23502", "23514"})
+# NOT NULL and CHECK: a schema that accepts what the table does not says less to the client than it could.
+_BEHIND_THE_SCHEMA = frozenset({"23502", "23514"})
 _DATA_EXCEPTION = "22"
 _constraint_errors: dict[str, type[APIError]] = {}
 # Also a database or a table that is not there (yet): the migration has not run.
@@ -62,6 +64,8 @@ def typed_error(error: SQLAlchemyError) -> APIError:
     if state in _CONFLICT:
         return Conflict()
     if state in _INVALID or _is_of_input(error, state):
+        if state in _BEHIND_THE_SCHEMA:
+            _log.warning("constraint violated", extra={"sqlstate": state, "error": _primary_message(error)})
         return InvalidInput()
     if _is_unavailable(error, state):
         _log.warning("database error", extra={"sqlstate": state, "error": _primary_message(error)})

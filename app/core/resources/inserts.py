@@ -38,6 +38,10 @@ class Inserts:
         for inserted in self._given:
             if isinstance(inserted.type, ARRAY):
                 raise TypeError(f"{inserted} is an array: insert its rows in a @transaction")
+        for known in table.c:
+            has_value = known.name in {"id", *given} or known.server_default is not None
+            if not known.nullable and not has_value:
+                raise TypeError(f"{known} may not be null: insert a value, or give it a server_default")
         self._all = ", ".join(_quote(known.name) for known in table.c)
         self.plain = self._plain()
         self.once = self._once()

@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from app.core.database.errors import map_constraints, typed_error
-from app.core.errors import APIError, Conflict, DatabaseError, InternalError
+from app.core.errors import APIError, Conflict, DatabaseError, InternalError, InvalidInput
 from tests.conftest import MakeClient
 from tests.support.cluster import query
 from tests.support.errors import assert_error
@@ -73,6 +73,17 @@ def test_a_foreign_key_has_its_own_error_where_it_refers_to_nothing(connection: 
         with pytest.raises(DBAPIError) as raised, connection.begin_nested():
             connection.execute(sqlalchemy.text(statement))
         assert type(typed_error(raised.value)) is kind
+
+
+def test_what_only_the_table_refuses_is_logged(connection: Connection, caplog: pytest.LogCaptureFixture) -> None:
+    connection.execute(sqlalchemy.text("CREATE TEMP TABLE mood (name text CONSTRAINT ck_mood CHECK (name = 'good'))"))
+    with pytest.raises(DBAPIError) as raised:
+        connection.execute(sqlalchemy.text("INSERT INTO mood VALUES (:name)"), {"name": "a secret"})
+
+    assert type(typed_error(raised.value)) is InvalidInput
+    [record] = caplog.records
+    assert (record.levelname, record.message) == ("WARNING", "constraint violated")
+    assert record.__dict__["error"] == 'new row for relation "mood" violates check constraint "ck_mood"'
 
 
 def test_a_node_that_is_lost_is_503(own_database_url: str, make_client: MakeClient) -> None:

@@ -7,8 +7,10 @@ import pytest
 from pydantic import BaseModel
 from sqlalchemy import Connection, bindparam, text
 
+from app.core.api import RequestBody
 from app.core.api.conditional_requests import PreconditionFailed, Preconditions
 from app.core.api.pagination import PageQuery
+from app.core.api.types import Money
 from app.core.database import Database, transaction
 from app.core.database.idempotency import IdempotencyKeyReused
 from app.core.database.once import Once
@@ -169,3 +171,14 @@ def test_a_constraint_that_the_table_does_not_have_is_an_error() -> None:
     misspelt = {"ck_things_prise_positive": PreconditionFailed}
     with pytest.raises(TypeError, match="things has no constraint ck_things_prise_positive"):
         Resource(ThingRow, create=ThingCreate, not_found=ThingNotFound, constraints=misspelt)
+
+
+class Nameless(RequestBody):
+    """A body that lacks what the table needs."""
+
+    price: Money
+
+
+def test_a_column_that_would_have_no_value_is_an_error() -> None:
+    with pytest.raises(TypeError, match=r"things\.name may not be null"):
+        Resource(ThingRow, create=Nameless, not_found=ThingNotFound)
