@@ -1,9 +1,9 @@
-"""Idempotency keys: a transaction that may be asked for again and again, and happens once.
+"""Idempotency keys: a transaction that may be requested several times, and happens once.
 
-The key is inserted by the transaction that does the work, and the result is stored with it: all of it is there, or
-nothing is. A repetition that comes meanwhile waits for the first one, at most the lock timeout; one that comes later
-gets the stored result. A request that fails stores nothing. No statement here fails because a key exists, so none needs
-a savepoint, and none locks rows that others use.
+The key is inserted by the transaction that does the work, and the result is stored with it: both exist, or neither. A
+repetition that comes meanwhile waits for the first request, for at most the lock timeout; a later one gets the stored
+result. A request that fails stores nothing. No statement here fails because a key exists, so none needs a savepoint,
+and none locks rows that others use.
 """
 
 from collections.abc import Callable
@@ -47,7 +47,7 @@ _LIFE = timedelta(hours=24)
 _PURGE = 1000
 """Keys that are deleted by one statement."""
 _TRIES = 3
-"""A key that expires while it is looked at is tried again."""
+"""A key that expires between two statements is tried again."""
 
 
 class IdempotencyKey(Base):
@@ -79,7 +79,7 @@ class IdempotencyKeyInUse(APIError):
 
 
 expired = IdempotencyKey.created_at < func.now() - literal(_LIFE, Interval)
-"""The condition that a key is not used any more."""
+"""The condition that a key has expired."""
 _this = (IdempotencyKey.caller == bindparam("of_caller")) & (IdempotencyKey.key == bindparam("of_key"))
 _CLAIM = (
     insert(IdempotencyKey)
@@ -106,7 +106,7 @@ def claim(connection: Connection, once: Once, fingerprint: bytes) -> str | None:
     IdempotencyKeyInUse
         The first request with this key held it for longer than the lock timeout.
     DatabaseError
-        The key was there and then was not, again and again.
+        The key expired between the statements of each attempt.
     """
     this = {"of_caller": once.caller, "of_key": once.key}
     for _ in range(_TRIES):

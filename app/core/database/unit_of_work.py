@@ -8,8 +8,7 @@
 
 The first parameter is annotated with `sqlalchemy.Connection` (Core) or `sqlalchemy.orm.Session` (ORM). The function is
 plain SQLAlchemy, relationships that load lazily included; it runs under SQLAlchemy's greenlet bridge, on the event
-loop. It cannot `await`: what waits for another service stands in the handler, between two units, where no connection
-is held.
+loop. It cannot `await`: calls to other services belong in the handler, between two units, where no connection is held.
 """
 
 from collections.abc import Callable, Coroutine, Sequence
@@ -82,7 +81,7 @@ class BatchedUnitOfWork(Generic[Q, A]):
 
     def __init__(self, work: Callable[..., Sequence[A]], mode: Mode, *, repeatable: bool = False) -> None:
         if not isfunction(work) or "<" in work.__qualname__:
-            # A lambda, a closure, a partial or a method: what it has kept of one request would be used for others.
+            # A lambda, a closure, a partial or a method could contain data of one request, and use it for others.
             raise TypeError(f"{work}: only a function of a module can be batched")
         update_wrapper(self, work)
         self._work, self._mode, self._repeatable = work, mode, repeatable

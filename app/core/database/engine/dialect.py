@@ -1,10 +1,10 @@
 """psycopg2 on the event loop, under SQLAlchemy's own bridge from `async` to plain code.
 
 psycopg2 calls back wherever it would wait for the server ("Support for coroutine libraries" in its manual). Inside of
-`greenlet_spawn`, which SQLAlchemy's asyncio extension is made of, that wait becomes an `await`: other requests run
+`greenlet_spawn`, on which SQLAlchemy's asyncio extension is built, that wait becomes an `await`: other requests run
 meanwhile, in the same thread. Elsewhere, in a thread that connects or in a script, it is an ordinary wait. With a
-thread a connection instead, a read cost a quarter more CPU time: the interpreter's lock goes from core to core with
-each statement (docs/performance.md).
+thread for each connection, a read cost a quarter more CPU time: the interpreter's lock moves between cores with each
+statement (docs/performance.md).
 """
 
 import asyncio
@@ -46,8 +46,8 @@ class LoopDialect(PGDialect_psycopg2):
     is_async = True
     supports_statement_cache = True
     observers: Sequence[StatementObserver] = ()
-    """Told of every statement. Engine events would do, but with one listener SQLAlchemy asks for all of them, at nine
-    places of each statement (docs/performance.md)."""
+    """Called for every statement. Engine events would cost more: with one listener, SQLAlchemy checks for every kind of
+    event, at nine places of each statement (docs/performance.md)."""
 
     @classmethod
     def get_pool_class(cls, url: URL) -> type[Pool]:  # noqa: ARG003 - as SQLAlchemy declares it
@@ -55,7 +55,7 @@ class LoopDialect(PGDialect_psycopg2):
         return AsyncAdaptedQueuePool
 
     def initialize(self, connection: Connection) -> None:
-        """Ask the server of the first connection what SQLAlchemy wants to know; those statements are not observed."""
+        """Run SQLAlchemy's own queries on the first connection, without observing them."""
         observers, self.observers = self.observers, ()
         try:
             super().initialize(connection)  # type: ignore[no-untyped-call]
@@ -100,18 +100,18 @@ class ConnectTimeout(psycopg2.OperationalError):
 
 
 def connect(arguments: dict[str, Any]) -> PsycopgConnection:
-    """Open a connection, in a thread: libpq resolves names without letting go.
+    """Open a connection, in a thread, since libpq resolves names without yielding.
 
     Parameters
     ----------
     arguments
-        Those of `psycopg2.connect`. `connect_timeout` is for each host, and kept by us: libpq leaves it to those who
-        wait themselves (PostgreSQL manual, 34.1.1, `PQconnectPoll`).
+        Those of `psycopg2.connect`. `connect_timeout` is for each host, and kept here: libpq ignores it if the caller
+        waits (PostgreSQL manual, 34.1.1, `PQconnectPoll`).
 
     Raises
     ------
     psycopg2.OperationalError
-        No server took the connection; `ConnectTimeout` where one did not answer.
+        No server accepted the connection; `ConnectTimeout` if one did not answer.
     """
     _connecting.seconds, _connecting.address = arguments["connect_timeout"], None
     try:
@@ -122,7 +122,7 @@ def connect(arguments: dict[str, Any]) -> PsycopgConnection:
 
 
 def address_of(connection: PsycopgConnection) -> Address:
-    """Tell where a connection leads; of several hosts, which one is being tried."""
+    """Return the address of a connection; while it is being opened, that of the host being tried."""
     return connection.info.host, connection.info.port
 
 
@@ -137,9 +137,9 @@ def _wait(connection: PsycopgConnection) -> None:
 
 
 class _Readiness:
-    """Tells when connections are ready, through one selector that an event loop watches for all of them.
+    """Waits until connections are ready, with one selector for all of them, which the event loop watches.
 
-    To give the loop a descriptor for each wait, and to take it back, costs more (docs/performance.md).
+    Registering each wait with the event loop costs more (docs/performance.md).
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -181,7 +181,7 @@ def _wait_in_thread(connection: PsycopgConnection, state: int) -> None:
         if address != _connecting.address:  # libpq has gone on to the next host
             _connecting.address, _connecting.until = address, time.monotonic() + seconds
         seconds = max(0.0, _connecting.until - time.monotonic())
-    # It needs no descriptor of its own, of which there may be none left.
+    # Unlike others it needs no file descriptor, of which there may be none left.
     with selectors.PollSelector() as selector:
         selector.register(connection, _EVENTS[state])
         if not selector.select(seconds):
@@ -189,7 +189,7 @@ def _wait_in_thread(connection: PsycopgConnection, state: int) -> None:
 
 
 def wait_on_loop() -> None:
-    """Have psycopg2 call us, in this whole process; it then knows no COPY, and no large objects."""
+    """Make psycopg2 wait by `_wait` in this process, in which it then supports neither COPY nor large objects."""
     set_wait_callback(_wait)
 
 

@@ -20,12 +20,12 @@ from app.core.database.engine.slow_query_log import SlowQueryLog
 
 # Seconds, of which each of several hosts has its share.
 _CONNECT_TIMEOUT = 3
-# Linux alone tells the end of a stream from other input.
+# Only Linux distinguishes the end of a stream from other input.
 _INPUT_OR_END: int = select.POLLIN | getattr(select, "POLLRDHUP", 0)
 
 
 def connect_arguments(settings: Settings, database_url: SecretStr | None = None) -> dict[str, Any]:
-    """Build libpq's parameters (PostgreSQL manual, 34.1.2); the URL's own ones go before ours.
+    """Build libpq's parameters (PostgreSQL manual, 34.1.2); those of the URL take precedence.
 
     `database_url` is by default that of the settings.
 
@@ -47,10 +47,10 @@ def connect_arguments(settings: Settings, database_url: SecretStr | None = None)
         # Less than the statement timeout, so that the error names the lock.
         ours = f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds // 2}"
         given["options"] = f"{given.get('options', '')} {ours}".strip()
-    theirs: dict[str, Any] = {k: v for k, v in given.items() if k in defaults or k == "options"}
+    chosen: dict[str, Any] = {k: v for k, v in given.items() if k in defaults or k == "options"}
     # libpq waits forever without one.
-    theirs["connect_timeout"] = int(given.get("connect_timeout", 0)) or _CONNECT_TIMEOUT
-    return {"dsn": url, **defaults, **theirs}
+    chosen["connect_timeout"] = int(given.get("connect_timeout", 0)) or _CONNECT_TIMEOUT
+    return {"dsn": url, **defaults, **chosen}
 
 
 def connect(settings: Settings) -> PsycopgConnection:
@@ -78,7 +78,7 @@ def create_pooled_engine(
         pool_recycle=settings.db_pool_recycle,
         isolation_level="AUTOCOMMIT",
         skip_autocommit_rollback=True,
-        pool_use_lifo=True,  # what is not needed rests, and is recycled
+        pool_use_lifo=True,  # connections that are not needed stay idle, and are recycled
         use_native_hstore=False,  # saves one round trip a connection
         hide_parameters=True,  # no values in messages or logs
     )
@@ -95,7 +95,7 @@ def check_out(engine: Engine) -> Connection:
     """Take a connection from the pool, or raise `sqlalchemy.exc.TimeoutError`."""
     try:
         return engine.connect()
-    except InvalidRequestError as error:  # what the pool raises when it has found several dead connections in a row
+    except InvalidRequestError as error:  # raised by the pool after several dead connections in a row
         raise PoolTimeoutError("the server closes each connection at once") from error
 
 
