@@ -1,8 +1,8 @@
 """Measure the service and its peers side by side.
 
-Everybody runs at the same time on one PostgreSQL with one data set, and is driven in turn: in every round each of
-them once, in another order, so that what the machine does meanwhile hits all alike. What counts are medians, and CPU
-time rather than throughput: on a busy machine it is the more stable of the two.
+All services run at the same time on one PostgreSQL with one data set, and are measured one after the other: in every
+round once, in random order, so that other load on the machine affects all equally. Compare medians, and CPU time rather
+than throughput, since it is more stable on a busy machine.
 """
 
 import argparse
@@ -28,10 +28,10 @@ from tests.support.wire import counted
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKLOADS = ("get", "hot", "create", "create_once", "list", "list_deep", "patch", "mixed")
-# Where the number of connections matters most; everything else is measured at 32.
+# Workloads for which the number of connections matters most; the others are measured at 32.
 _AT_ALL = ("get", "create")
 _WARM_UP = 1.0
-# Where services log and keep their metrics: no disk in the way, where there is another place.
+# Where services log and keep their metrics: in memory if possible.
 _MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
 _PAGE_10_000 = 9_999 * 20
 
@@ -57,7 +57,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _cells(arguments: argparse.Namespace, workers: int) -> list[Cell]:
-    """List what is measured with so many workers; by default, with one worker only what shows the difference."""
+    """List what is measured with this number of workers; by default, with one worker only `_AT_ALL`."""
     cells = []
     for workload in arguments.workloads:
         usual = ["32"] if workers == 1 or workload not in _AT_ALL else ["1", "32", "256"]
@@ -95,7 +95,7 @@ def _measure(service: Running, load: Load, seconds: float, data: Data) -> Sample
     after = service.cpu_seconds(), machine.cpu_seconds(data.pid)
     number = max(outcome.requests, 1)
     if not outcome.requests:
-        _say(f"{service.contender.name} answers nothing any more at {load}: it is started anew")
+        _say(f"{service.contender.name} does not answer at {load}: it is restarted")
         service.restart()
     service_cpu, database_cpu = ((now - then) * 1e6 / number for then, now in zip(before, after, strict=True))
     return Sample(
@@ -119,7 +119,7 @@ class Bench:
     results
         So far.
     facts
-        About the services themselves: how soon they are ready, how much memory a worker has.
+        About the services: the time until they are ready, and the memory of a worker.
     """
 
     def __init__(self, arguments: argparse.Namespace, data: Data, folder: Path) -> None:

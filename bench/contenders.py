@@ -1,4 +1,4 @@
-"""Ours and its peers: how each is started, and where its second page of the deep list begins."""
+"""The service and its peers: how each is started, and the cursor of its deep page."""
 
 import base64
 import contextlib
@@ -36,11 +36,11 @@ class Contender:
     command
         What is started, in `folder`.
     cursor
-        Makes the cursor of the page after an id; where that is a secret, we walk there.
+        Makes the cursor of the page after an id; without it, all pages up to there are read.
     environment
         Its variables beside `DATABASE_URL`, `PORT` and `WEB_CONCURRENCY`.
     has_database
-        The floor has none; its answers say nothing.
+        Whether it stores anything; the floor does not.
     token
         Sent with every request, if there is one.
     """
@@ -55,7 +55,7 @@ class Contender:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What every request has."""
+        """Header fields of every request."""
         return {"Authorization": f"Bearer {self.token}"} if self.token else {}
 
 
@@ -64,14 +64,14 @@ def _their_cursor(item_id: int) -> str:
 
 
 def ours(name: str = "ours", folder: Path = ROOT) -> Contender:
-    """Name our service; another checkout of it is measured with its own environment, if it has one."""
+    """Describe our service; another checkout of it uses its own environment, if it has one."""
     python = folder / ".venv" / "bin" / "python"
     command = (str(python) if folder != ROOT and python.exists() else sys.executable, "-m", "app.server")
     return Contender(name, command, None, folder, {"HOST": "127.0.0.1", "DRAIN_SECONDS": "0"})
 
 
 def ours_with_token() -> Contender:
-    """Name our service with authentication on."""
+    """Describe our service with authentication on."""
 
     def issued(*words: str) -> str:
         command = [sys.executable, "scripts/issue_token.py", *words]
@@ -122,16 +122,16 @@ def _free_port() -> int:
 
 
 class Running:
-    """A contender at work.
+    """A running service.
 
     Attributes
     ----------
     contender
-        Which one.
+        Its description.
     url
         Where it listens.
     ready_seconds
-        From its start to its first good answer.
+        From its start to its first successful response.
     """
 
     def __init__(self, contender: Contender, database_url: str, workers: int, folder: Path) -> None:
@@ -151,7 +151,7 @@ class Running:
         self.ready_seconds = time.monotonic() - started
 
     def restart(self) -> None:
-        """Start it anew: it has got stuck."""
+        """Restart a service that does not answer."""
         self.stop()
         self._metrics.mkdir()
         self._run()
@@ -198,7 +198,7 @@ class Running:
         return [memory(pid) for pid in tree(self._process.pid)[1:]]
 
     def cursor_after(self, item_id: int) -> str:
-        """Find the cursor of the page after the item with this id, where ids have no gap."""
+        """Return the cursor of the page after the item with this id; ids have no gaps."""
         if self._cursor[0] != item_id:
             make = self.contender.cursor
             self._cursor = item_id, make(item_id) if make else self._walk(item_id)
@@ -220,11 +220,11 @@ class Running:
         return cursor
 
     def forget_log(self) -> None:
-        """Empty its log, which it goes on writing."""
+        """Truncate its log, to which it continues to write."""
         os.truncate(self._log, 0)
 
     def stop(self) -> None:
-        """End it."""
+        """Stop it."""
         self._process.send_signal(signal.SIGTERM)
         try:
             self._process.wait(_STOP_SECONDS)
@@ -236,7 +236,7 @@ class Running:
 
 @contextlib.contextmanager
 def running(contender: Contender, database_url: str, workers: int, folder: Path) -> Iterator[Running]:
-    """Have a contender run as long as the block does."""
+    """Run a service during the block."""
     service = Running(contender, database_url, workers, folder)
     try:
         yield service

@@ -1,4 +1,4 @@
-"""One database with one data set, for everybody."""
+"""One database with one data set, for all services."""
 
 import contextlib
 import subprocess
@@ -13,7 +13,7 @@ import postgres
 from lib.cluster import Cluster
 
 ROOT = Path(__file__).resolve().parents[1]
-# A vacuum or a checkpoint in one measurement and not in another would be chance; both are done between rounds.
+# A vacuum or a checkpoint during some measurements would distort them; both are done between rounds.
 _SETTINGS = ("autovacuum = off", "checkpoint_timeout = '1h'", "max_wal_size = '8GB'")
 
 
@@ -44,7 +44,7 @@ class Data:
             return cursor.fetchall() if cursor.description else []
 
     def tidy(self) -> None:
-        """Do what was put off: every round begins with the same."""
+        """Restore the data, and do what was deferred, so that all rounds begin equally."""
         self.run(f"DELETE FROM items WHERE id > {self.rows:d}", "TRUNCATE idempotency_keys")  # noqa: S608 - a number
         self.run("VACUUM ANALYZE items", "CHECKPOINT")
 
@@ -56,7 +56,7 @@ class Data:
 
 @contextlib.contextmanager
 def prepared(folder: Path, rows: int) -> Iterator[Data]:
-    """Have PostgreSQL run in `folder`, durable, with a table of `rows` rows; kept for the next time."""
+    """Run a durable PostgreSQL in `folder`, with a table of `rows` rows that is kept for the next run."""
     with postgres.running(folder, durable=True) as url:
         server = Cluster(folder.resolve()).running()
         assert server is not None  # noqa: S101 - it runs as long as the block does

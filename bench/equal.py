@@ -1,4 +1,4 @@
-"""Equal work: before the clock starts every contender must answer the same, in meaning."""
+"""Equal work: before the measurement, all services must give equivalent responses."""
 
 import json
 import urllib.error
@@ -26,7 +26,7 @@ _BAD_ITEMS: tuple[Any, ...] = (
 
 @dataclass(frozen=True)
 class Answer:
-    """What of an answer has a meaning to a client."""
+    """The parts of a response that matter to a client."""
 
     status: int
     body: Any
@@ -48,7 +48,7 @@ def _ask(service: Running, method: str, path: str, body: object = None, **header
 
 
 def _meaning(body: Any) -> Any:  # noqa: ANN401 - any JSON
-    """Turn times into instants; a cursor means only that there is one."""
+    """Parse times; of a cursor, keep only whether there is one."""
     if isinstance(body, list):
         return [_meaning(element) for element in body]
     if isinstance(body, dict):
@@ -63,12 +63,12 @@ def _member(name: str, value: Any) -> Any:  # noqa: ANN401 - any JSON
 
 
 def _without(answer: Answer, *names: str) -> Answer:
-    """Leave out what is new each time."""
+    """Omit members that differ each time."""
     return Answer(answer.status, {k: v for k, v in answer.body.items() if k not in names}, answer.fields)
 
 
 def _answers(service: Running, rows: int, deep_id: int) -> dict[str, Answer]:
-    """Ask everything that is measured, and what must be refused."""
+    """Send every kind of request that is measured, and some that must be rejected."""
     deep = service.cursor_after(deep_id)
     new = ("id", "created_at", "updated_at")
     key, other = uuid4().hex, uuid4().hex
@@ -96,7 +96,7 @@ def _answers(service: Running, rows: int, deep_id: int) -> dict[str, Answer]:
 
 
 def check(services: list[Running], rows: int, deep_id: int) -> None:
-    """Compare all with the first; of one without a database only the form.
+    """Compare all with the first; without a database, compare only the form.
 
     The deep page is the one after the item `deep_id`.
 

@@ -20,7 +20,7 @@ class Load:
     workload
         Its name in `load.lua`.
     connections
-        How many send at the same time, each one request after the other.
+        How many are open at the same time; each sends one request after the other.
     """
 
     workload: str
@@ -29,7 +29,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What wrk has seen; durations in microseconds, `failed` counts every answer of 400 or more, too."""
+    """Results of wrk; durations in microseconds; `failed` includes every status of 400 or more."""
 
     requests: int
     duration: int

@@ -1,4 +1,4 @@
-"""What the kernel says of processes: CPU time and memory."""
+"""CPU time and memory of processes, as the kernel reports them."""
 
 import os
 import platform
@@ -37,7 +37,7 @@ def _stat(pid: int) -> list[str] | None:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Sum the CPU time of a process, its descendants, and those children that have gone."""
+    """Sum the CPU time of a process, its descendants, and children that have ended."""
     ticks = 0
     for member in tree(pid):
         fields = _stat(member)
@@ -72,7 +72,7 @@ def memory(pid: int) -> Memory:
 
 
 def describe() -> dict[str, object]:
-    """Name the machine, as far as it matters."""
+    """Describe the machine."""
     model = next(
         (
             line.partition(":")[2].strip()
@@ -91,5 +91,5 @@ def describe() -> dict[str, object]:
 
 
 def load_average() -> float:
-    """Tell how many processes wanted a core, on average over the last minute."""
+    """Return the average number of runnable processes over the last minute."""
     return os.getloadavg()[0]

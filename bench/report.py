@@ -11,7 +11,7 @@ from bench.load import Load
 
 @dataclass(frozen=True)
 class Cell:
-    """What is measured together: everybody, in each round, one after the other."""
+    """What is measured together: all services, in each round, one after the other."""
 
     load: Load
     workers: int
@@ -22,7 +22,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Sample:
-    """One measurement: durations in milliseconds, CPU time in microseconds a request; `stuck`: no answer at all."""
+    """One measurement: durations in milliseconds, CPU time in microseconds per request; `stuck`: no response."""
 
     requests_per_second: float
     p50: float
@@ -37,7 +37,7 @@ class Sample:
 
 @dataclass
 class Result:
-    """One contender in one cell."""
+    """One service in one cell."""
 
     cell: Cell
     name: str
@@ -45,7 +45,7 @@ class Result:
     round_trips: float | None = None
 
     def median(self, field: str) -> float:
-        """Give the median of a field of the samples, without those of a service that got stuck."""
+        """Return the median of a field, without samples of a service that did not answer."""
         return float(statistics.median(getattr(sample, field) for sample in self._good))
 
     @property
@@ -110,7 +110,7 @@ _SERVICE, _DATABASE = "#2563a8", "#e0a030"
 
 
 def picture(results: Iterable[Result], title: str) -> str:
-    """Draw CPU time a request as bars, the service's and the database's, a group for each cell; not who got stuck."""
+    """Draw CPU time per request as bars, a group for each cell; services that did not answer are omitted."""
     cells: dict[Cell, list[Result]] = {}
     for result in results:
         if not result.stuck:

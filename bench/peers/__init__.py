@@ -1,1 +1,1 @@
-"""The services that ours is measured against, written as people write them."""
+"""The services that ours is compared with, written in the usual way."""

@@ -103,7 +103,7 @@ def trace_id_of(given: str | None) -> str:
 
 
 class AccessMiddleware:
-    """Trace id, access line, metrics: pure ASGI, as little as there can be."""
+    """Trace id, access line, metrics: minimal, in pure ASGI."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

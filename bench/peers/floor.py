@@ -1,4 +1,4 @@
-"""FastAPI without a database: what is left when the rest costs nothing."""
+"""FastAPI without a database: the lower limit of what a request costs."""
 
 from datetime import UTC, datetime
 from decimal import Decimal
