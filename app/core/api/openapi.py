@@ -91,9 +91,11 @@ def _body(route: APIRoute) -> Describe:
             return {}
         if getattr(route.body_field.field_info, "media_type", None) != JSON:
             return {"responses": errors(PayloadTooLarge)}
-        # `openapi_document` fills in the schemas.
-        content: dict[str, Any] = {media_type: {} for media_type in accepted_by(method) if media_type != JSON}
-        return {"requestBody": {"content": content}, "responses": errors(PayloadTooLarge, UnsupportedMediaType)}
+        description: Description = {"responses": errors(PayloadTooLarge, UnsupportedMediaType)}
+        for media_type in accepted_by(method):
+            if media_type != JSON:  # `openapi_document` fills in the schema
+                description["requestBody"] = {"content": {media_type: {}}}
+        return description
 
     return describe
 

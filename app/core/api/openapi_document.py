@@ -120,7 +120,7 @@ def _add_links(document: dict[str, Any], path: str, operations: dict[str, Any]) 
     for target, there in document["paths"].items():
         if found := re.fullmatch(re.escape(path) + r"/\{(\w+)\}(/[^{]*)?", target):
             links = {operation["operationId"]: _link(operation, found[1]) for operation in there.values()}
-            created.setdefault("links", {}).update(links)
+            created["links"] = links | created.get("links", {})
 
 
 def _link(operation: dict[str, Any], parameter: str) -> dict[str, Any]:
