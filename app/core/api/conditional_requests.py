@@ -6,6 +6,7 @@ An entity tag here is the version of a row, in quotes: `"3"`. It is strong: ever
 import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol, TypeVar
+from urllib.parse import quote
 
 from fastapi import Depends, Request, Response
 
@@ -121,7 +122,7 @@ class ConditionalRequest:
     def created(self, row: New) -> New:
         """Set `Location` to the path of a new row, `ETag` if it has a `version`, and return the row."""
         headers = self._response.headers
-        headers["Location"] = f"{self._request.url.path}/{row.id}"
+        headers["Location"] = f"{quote(self._request.scope['path'])}/{row.id}"
         version: Any = getattr(row, "version", None)
         if version is not None:
             headers["ETag"] = entity_tag(version)

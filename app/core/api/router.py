@@ -160,7 +160,7 @@ def _responder(route: Any) -> Callable[[Any, Given], Coroutine[Any, Any, Respons
         if response.status_code < 200 or response.status_code in {204, 205, 304}:
             response.body = b""
         if given.response is not None:
-            response.headers.raw.extend(given.response.headers.raw)
+            response.raw_headers.extend(given.response.raw_headers)
         return response
 
     return respond

@@ -43,15 +43,19 @@ AlphanumericName = Annotated[
 """At most 255 letters and digits."""
 
 
+_INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,40})", re.ASCII)
+_DECIMAL = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?", re.ASCII)
+
+
 def canonical_integer(value: object) -> object:
     """Refuse what `int` would take from a path or a query: `+1`, `1_0`, ` 1`, `01`, other scripts' digits."""
-    if isinstance(value, str) and not re.fullmatch(r"-?(0|[1-9][0-9]{0,40})", value, re.ASCII):
+    if isinstance(value, str) and not _INTEGER.fullmatch(value):
         raise ValueError("must be a whole number in decimal digits")
     return value
 
 
 def _decimal_text(value: object) -> object:
-    if isinstance(value, str) and not re.fullmatch(r"-?[0-9]{1,40}(\.[0-9]{1,40})?", value, re.ASCII):
+    if isinstance(value, str) and not _DECIMAL.fullmatch(value):
         raise ValueError("must be a number in decimal digits")
     return value
 

@@ -34,7 +34,7 @@ class Given:
         """Return the response whose headers and status are those of the answer."""
         if self.response is None:
             self.response = Response()
-            del self.response.headers["content-length"]
+            self.response.raw_headers = []  # without a length: it has no body of its own
             self.response.status_code = None  # type: ignore[assignment]  # until a handler sets it, as in FastAPI
         return self.response
 
