@@ -1,11 +1,12 @@
 """UPDATE and DELETE of a row, each one statement of which the conditions of the request are a part."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ARRAY, BigInteger, Boolean, Connection, Row, Table, any_, bindparam, delete, update
 
 from app.core.api.conditional_requests import ConditionalRequest, PreconditionFailed, Preconditions
+from app.core.resources.updates import Update, Updates
 
 Conditional = ConditionalRequest | Preconditions
 
@@ -19,17 +20,39 @@ class Changes:
     ----------
     table
         The table.
+    names
+        The columns that updates may share a statement for.
     find
         Reads a row by its id, or raises.
+
+    Attributes
+    ----------
+    update_each
+        Makes the updates that share a statement.
     """
 
-    def __init__(self, table: Table, find: Callable[[Connection, int], Row[Any]]) -> None:
+    def __init__(self, table: Table, names: Sequence[str], find: Callable[[Connection, int], Row[Any]]) -> None:
+        self._updates = Updates(table, names)
+        self.update_each = self._updates.run  # kept, because batches are told apart by it
         this = table.c.id == bindparam("this_id", type_=BigInteger)
         self._version, self._find = table.c.version, find
         # Sets what else it is given parameters for, by the names of the columns.
         self._update = update(table).where(this).returning(*table.c)
         self._delete = delete(table).where(this).returning(table.c.id)
         self._conditional: dict[tuple[bool, bool, bool], Any] = {}
+
+    def shared(self, row_id: int, changes: Mapping[str, Any], given: Conditional) -> Update | None:
+        """Return the update if it can share a statement: it has at most one condition, a single version."""
+        conditions = _preconditions(given)
+        if conditions.if_none_match is not None:
+            return None
+        version = None
+        if conditions.if_match is not None and "*" not in conditions.if_match:
+            if len(versions := _versions(conditions.if_match)) != 1:
+                return None
+            (version,) = versions
+        update = Update(row_id, version, changes)
+        return update if self._updates.can_share(update) else None
 
     def update(self, connection: Connection, row_id: int, changes: Mapping[str, Any], given: Conditional) -> Row[Any]:
         """Change what `changes` names, or nothing where it is empty, and return the row."""
@@ -39,7 +62,7 @@ class Changes:
         statement, parameters = self._with_conditions(self._update, conditions)
         row = connection.execute(statement, {"this_id": row_id, **parameters, **changes}).one_or_none()
         if row is None:
-            raise self._reason(connection, row_id, conditions)
+            raise self.reason(connection, row_id, conditions)
         return row
 
     def delete(self, connection: Connection, row_id: int, given: Conditional) -> None:
@@ -47,7 +70,12 @@ class Changes:
         conditions = _preconditions(given)
         statement, parameters = self._with_conditions(self._delete, conditions)
         if connection.execute(statement, {"this_id": row_id, **parameters}).one_or_none() is None:
-            raise self._reason(connection, row_id, conditions)
+            raise self.reason(connection, row_id, conditions)
+
+    def reason(self, connection: Connection, row_id: int, given: Conditional) -> PreconditionFailed:
+        """Return why nothing was changed, or raise that there is no row."""
+        self._checked(connection, row_id, _preconditions(given))
+        return PreconditionFailed()  # it has another version by now
 
     def _with_conditions(self, statement: Any, conditions: Preconditions) -> tuple[Any, dict[str, Any]]:  # noqa: ANN401
         """Add the conditions to a statement, so that checking and changing are one."""
@@ -74,11 +102,6 @@ class Changes:
         if not conditions.hold(row.version):
             raise PreconditionFailed
         return row
-
-    def _reason(self, connection: Connection, row_id: int, conditions: Preconditions) -> PreconditionFailed:
-        """Return why nothing was changed, or raise that there is no row."""
-        self._checked(connection, row_id, conditions)
-        return PreconditionFailed()  # it has another version by now
 
 
 def _preconditions(given: Conditional) -> Preconditions:

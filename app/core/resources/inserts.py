@@ -18,7 +18,8 @@ _KEYS = (
     "WITH ORDINALITY AS keys(caller, key, fingerprint, question)"
 )
 _dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
-_quote = _dialect.identifier_preparer.quote
+quote = _dialect.identifier_preparer.quote
+"""Writes a name as SQL has it."""
 
 
 class Inserts:
@@ -33,7 +34,7 @@ class Inserts:
     """
 
     def __init__(self, table: Table, given: Sequence[str]) -> None:
-        self._table, self._name = table, _quote(table.name)
+        self._table, self._name = table, quote(table.name)
         self._given: list[Column[Any]] = [table.c[name] for name in given]
         for inserted in self._given:
             if isinstance(inserted.type, ARRAY):
@@ -42,7 +43,7 @@ class Inserts:
             has_value = known.name in {"id", *given} or known.server_default is not None
             if not known.nullable and not has_value:
                 raise TypeError(f"{known} may not be null: insert a value, or give it a server_default")
-        self._all = ", ".join(_quote(known.name) for known in table.c)
+        self._all = ", ".join(quote(known.name) for known in table.c)
         self.plain = self._plain()
         self.once = self._once()
         self.replay = self._replay()
@@ -53,7 +54,7 @@ class Inserts:
 
     def _plain(self) -> TextualSelect:
         """Insert rows, and return them in the order given: identities are drawn in the order of the SELECT."""
-        names = ", ".join(_quote(given.name) for given in self._given)
+        names = ", ".join(quote(given.name) for given in self._given)
         values = ", ".join(map(_value, self._given))
         statement = (
             f"WITH new AS (INSERT INTO {self._name} ({names}) SELECT {values} FROM {self._rows()} "  # noqa: S608
@@ -69,13 +70,13 @@ class Inserts:
         order, so that two statements never wait for each other.
         """
         made = {"id": f"nextval(pg_get_serial_sequence('{self._name}', 'id'))"}
-        made |= {given.name: f"CAST({_value(given)} AS {_type(given)})" for given in self._given}
-        made |= {known.name: f"CAST({_default(known)} AS {_type(known)})" for known in self._defaults()}
-        pairs = ", ".join(f"'{name}', {_quote(name)}" for name in made)
-        names = ", ".join(map(_quote, made))
+        made |= {given.name: f"CAST({_value(given)} AS {type_of(given)})" for given in self._given}
+        made |= {known.name: f"CAST({_default(known)} AS {type_of(known)})" for known in self._defaults()}
+        pairs = ", ".join(f"'{name}', {quote(name)}" for name in made)
+        names = ", ".join(map(quote, made))
         statement = (
             f"WITH keys AS (SELECT * FROM {_KEYS}), "  # noqa: S608
-            f"made AS MATERIALIZED (SELECT question, n, {', '.join(f'{v} AS {_quote(k)}' for k, v in made.items())} "
+            f"made AS MATERIALIZED (SELECT question, n, {', '.join(f'{v} AS {quote(k)}' for k, v in made.items())} "
             f"FROM (SELECT * FROM {self._rows(column('question', Integer))} ORDER BY n) AS given), "
             f"stored AS (INSERT INTO idempotency_keys (caller, key, fingerprint, rows) "
             f"SELECT caller, key, fingerprint, (SELECT jsonb_agg(jsonb_build_object({pairs}) ORDER BY n) FROM made "
@@ -83,7 +84,7 @@ class Inserts:
             "ON CONFLICT (caller, key) DO NOTHING RETURNING caller, key), "
             f"new AS (INSERT INTO {self._name} ({names}) OVERRIDING SYSTEM VALUE SELECT {names} FROM made "
             "JOIN keys USING (question) JOIN stored USING (caller, key) ORDER BY n RETURNING *) "
-            f"SELECT question, {', '.join(f'new.{_quote(known.name)}' for known in self._table.c)} "
+            f"SELECT question, {', '.join(f'new.{quote(known.name)}' for known in self._table.c)} "
             "FROM new JOIN made USING (id) ORDER BY n"
         )
         return self._bound(statement).columns(column(QUESTION, Integer), *self._table.c)
@@ -97,7 +98,7 @@ class Inserts:
         statement = (
             "SELECT keys.question, stored.fingerprint = keys.fingerprint AS same, "  # noqa: S608
             "stored.created_at < now() - interval '24 hours' AS expired, "
-            f"{', '.join(f'first.{_quote(known.name)}' for known in self._table.c)} "
+            f"{', '.join(f'first.{quote(known.name)}' for known in self._table.c)} "
             f"FROM {_KEYS} JOIN idempotency_keys AS stored USING (caller, key) "
             "LEFT JOIN LATERAL jsonb_array_elements(CASE WHEN stored.fingerprint = keys.fingerprint THEN stored.rows "
             "ELSE '[]' END) WITH ORDINALITY AS element(value, n) ON true "
@@ -109,8 +110,8 @@ class Inserts:
     def _rows(self, *more: ColumnElement[Any]) -> str:
         """Write rows of arrays, numbered by `n` in the order given."""
         columns = [*self._given, *more]
-        arrays = ", ".join(f"CAST(:{known.name}_values AS {_type(known)}[])" for known in columns)
-        return f"unnest({arrays}) WITH ORDINALITY AS given({', '.join(_quote(c.name) for c in columns)}, n)"
+        arrays = ", ".join(f"CAST(:{known.name}_values AS {type_of(known)}[])" for known in columns)
+        return f"unnest({arrays}) WITH ORDINALITY AS given({', '.join(quote(c.name) for c in columns)}, n)"
 
     def _bound(self, statement: str) -> TextClause:
         return text(statement).bindparams(
@@ -126,14 +127,15 @@ class Inserts:
         ]
 
 
-def _type(known: ColumnElement[Any]) -> str:
-    """Write a type as a cast has it, without collation."""
-    return re.sub(r" COLLATE .*", "", known.type.compile(dialect=_dialect))
+def type_of(known: ColumnElement[Any]) -> str:
+    """Write a type as a cast has it: without collation, and without a length, to which a cast would cut."""
+    written = re.sub(r" COLLATE .*", "", known.type.compile(dialect=_dialect))
+    return re.sub(r"^CHAR\(\d+\)", "BPCHAR", re.sub(r"^VARCHAR\(\d+\)", "VARCHAR", written))
 
 
 def _value(given: Column[Any]) -> str:
     """Write a given value; one that is missing where the column wants one is its default."""
-    name = f"given.{_quote(given.name)}"
+    name = f"given.{quote(given.name)}"
     return name if given.nullable or given.server_default is None else f"coalesce({name}, {_default(given)})"
 
 

@@ -5,6 +5,7 @@ to no session, so they have no relationships; what needs those is a store functi
 """
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Generic, cast, overload
 
@@ -22,6 +23,7 @@ from app.core.errors import APIError
 from app.core.resources.changes import Changes, Conditional
 from app.core.resources.inserts import Inserts
 from app.core.resources.keyed import Asked, Inserted, insert_each_once
+from app.core.resources.updates import NotShared
 
 M = TypeVar("M")
 C = TypeVar("C")
@@ -61,7 +63,8 @@ class Resource(Generic[M, C, U]):
         constraints: Mapping[str, type[APIError]] | None = None,
     ) -> None:
         table = cast("Table", model.__table__)  # type: ignore[attr-defined]  # it is mapped
-        for name in (*_fields(create), *(_fields(patch) if patch else ())):
+        patched = _fields(patch) if patch else []
+        for name in (*_fields(create), *patched):
             if name not in table.c:
                 raise TypeError(f"{name} of {create.__name__} or its patch is not a column of {table.name}")
         known = {made.name for made in table.constraints} | {made.name for made in table.indexes}
@@ -70,7 +73,7 @@ class Resource(Generic[M, C, U]):
         self._not_found = not_found
         map_constraints(constraints or {})
         self._inserts = Inserts(table, _fields(create))
-        self._changes = Changes(table, self._find)
+        self._changes = Changes(table, patched, self._find)
         self._by_ids = select(*table.c).where(table.c.id == any_(bindparam("ids", type_=ARRAY(BigInteger))))
         # Kept, because batches are told apart by them.
         self._get_batch, self._insert_batch, self._once_batch = (
@@ -160,6 +163,8 @@ class Resource(Generic[M, C, U]):
     def update(self, db: Database | Handle, row_id: int, patch: U, conditions: Conditional = UNCONDITIONAL) -> Any:
         """Change what a patch names, or nothing where it is empty, if the conditions of the request hold.
 
+        Updates at the same time share a statement and its commit, unless they have several conditions.
+
         Raises
         ------
         PreconditionFailed
@@ -169,9 +174,18 @@ class Resource(Generic[M, C, U]):
             patch.model_dump(exclude_unset=True) if isinstance(patch, BaseModel) else cast("dict[str, Any]", patch)
         )
         if isinstance(db, Database):
-            work = partial(self._changes.update, row_id=row_id, changes=changes, given=conditions)
-            return db.run(Mode.AUTOCOMMIT, work)
+            return self._update(db, row_id, changes, conditions)
         return run_on(db, self._changes.update, row_id, changes, conditions, session=False)
+
+    async def _update(self, db: Database, row_id: int, changes: Mapping[str, Any], conditions: Conditional) -> M:
+        if (shared := self._changes.shared(row_id, changes, conditions)) is not None:
+            with suppress(NotShared):
+                row = await db.run_batched(Mode.WRITE, self._changes.update_each, shared)
+                if row is None:
+                    raise await db.run(Mode.AUTOCOMMIT, partial(self._changes.reason, row_id=row_id, given=conditions))
+                return cast("M", row)
+        work = partial(self._changes.update, row_id=row_id, changes=changes, given=conditions)
+        return cast("M", await db.run(Mode.AUTOCOMMIT, work))
 
     @overload
     def delete(

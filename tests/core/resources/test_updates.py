@@ -1,0 +1,98 @@
+"""Updates that share a statement, on real PostgreSQL."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from decimal import Decimal
+
+import psycopg2
+import pytest
+
+from app.core.api.conditional_requests import PreconditionFailed, Preconditions
+from app.core.database import Database
+from app.core.errors import InvalidInput
+from tests.conftest import SQL, MakeSettings
+from tests.sample.things import ThingNotFound, ThingPatch, things
+
+pytestmark = pytest.mark.anyio
+
+statements: list[str] = []
+
+
+@pytest.fixture
+async def db(make_settings: MakeSettings, sql: SQL) -> AsyncIterator[Database]:
+    """Note the statements of a database with 40 things."""
+    sql("INSERT INTO things (name, price, description) SELECT 'Lamp' || n, n, 'old' FROM generate_series(1, 40) AS n")
+    settings = make_settings(db_statement_timeout=60)  # and half of it for a lock
+    database = Database(settings, [lambda _cursor, statement, *_: statements.append(statement)])
+    await things.get(database, 1)  # SQLAlchemy's first connection asks questions of its own
+    statements.clear()
+    yield database
+    database.dispose()
+
+
+def only(version: int) -> Preconditions:
+    """Make the condition of a request."""
+    return Preconditions(frozenset({str(version)}), None)
+
+
+async def test_updates_share_statements_and_each_has_its_own_columns_and_condition(db: Database, sql: SQL) -> None:
+    patches: list[ThingPatch] = [{"name": "New"}, {"price": Decimal(7)}, {"description": None}, {"price": Decimal(9)}]
+
+    answers = await asyncio.gather(
+        *(things.update(db, n, patches[n % 4], only(2 if n % 4 == 3 else 1)) for n in range(1, 42)),
+        return_exceptions=True,
+    )
+
+    assert len(statements) < 30, statements  # 41 alone, and 2 more for each of the 11 that change nothing
+    for n, answer in enumerate(answers[:40], 1):
+        if n % 4 == 3:
+            assert isinstance(answer, PreconditionFailed)
+            continue
+        assert not isinstance(answer, BaseException), answer
+        assert (answer.id, answer.version) == (n, 2)
+    assert isinstance(answers[40], ThingNotFound)
+    assert sql("SELECT id, name, price, description, version FROM things ORDER BY id LIMIT 4") == [
+        (1, "Lamp1", Decimal(7), "old", 2),
+        (2, "Lamp2", Decimal(2), None, 2),
+        (3, "Lamp3", Decimal(3), "old", 1),
+        (4, "New", Decimal(4), "old", 2),
+    ]
+
+
+async def test_every_update_of_one_row_is_made(db: Database, sql: SQL) -> None:
+    await asyncio.gather(*(things.update(db, 1, {"price": Decimal(n)}) for n in range(1, 31)))
+
+    assert sql("SELECT version FROM things WHERE id = 1") == [(31,)]
+
+
+async def test_one_of_several_updates_with_one_version_is_made(db: Database, sql: SQL) -> None:
+    answers = await asyncio.gather(
+        *(things.update(db, 1, {"price": Decimal(n)}, only(1)) for n in range(1, 31)), return_exceptions=True
+    )
+
+    assert sum(isinstance(answer, PreconditionFailed) for answer in answers) == 29, answers
+    assert sql("SELECT version FROM things WHERE id = 1") == [(2,)]
+
+
+async def test_a_row_that_is_locked_holds_up_its_own_updates_only(db: Database, database_url: str, sql: SQL) -> None:
+    with psycopg2.connect(database_url) as other, other.cursor() as cursor:
+        cursor.execute("SELECT FROM things WHERE id = 1 FOR UPDATE")
+        locked = [asyncio.create_task(things.update(db, 1, {"price": Decimal(5)})) for _ in range(3)]
+
+        async with asyncio.timeout(20):
+            for _ in range(3):
+                await asyncio.gather(*(things.update(db, n, {"price": Decimal(5)}) for n in range(2, 41)))
+
+        assert [task.done() for task in locked] == [False] * 3
+    await asyncio.gather(*locked)
+    assert sql("SELECT version FROM things WHERE id < 3 ORDER BY id") == [(4,), (4,)]
+
+
+async def test_an_update_that_postgresql_rejects_fails_alone(db: Database, sql: SQL) -> None:
+    answers = await asyncio.gather(
+        *(things.update(db, n, {"price": Decimal(0 if n == 7 else 5)}) for n in range(1, 41)), return_exceptions=True
+    )
+
+    assert [n for n, answer in enumerate(answers, 1) if isinstance(answer, BaseException)] == [7]
+    assert isinstance(answers[6], InvalidInput)
+    assert sql("SELECT count(*) FROM things WHERE version = 2") == [(39,)]
