@@ -4,11 +4,9 @@ Every wait in a test has a bound, and no test reads the developer's environment 
 """
 
 import contextlib
-import io
 import json
 import logging.config
 import os
-import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, LiteralString, Protocol
@@ -35,7 +33,8 @@ for _name in ("PROMETHEUS_MULTIPROC_DIR", "METRICS_SLOT"):
     os.environ.pop(_name, None)
 os.environ["DATABASE_URL"] = "postgresql://nobody@127.0.0.1:1/nowhere"
 
-from app.core.observability.logs import LineHandler, log_config  # noqa: E402
+from app.core.observability.log_writer import log_writer  # noqa: E402
+from app.core.observability.logs import log_config  # noqa: E402
 from tests.sample.app import create_app  # noqa: E402
 
 
@@ -202,26 +201,11 @@ def client(_shared_client: TestClient, settings: Settings) -> TestClient:
 
 
 @pytest.fixture
-def logs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+def logs(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[dict[str, Any]]]:
     """Collect what is logged in this process from now on, also by apps that set up the logging later."""
-    stream = io.StringIO()
-    original = LineHandler.__init__
-
-    def collecting(handler: LineHandler) -> None:
-        original(handler)
-        handler.stream = stream
-
-    monkeypatch.setattr(LineHandler, "__init__", collecting)
-    for handler in _line_handlers():
-        handler.setStream(stream)
-    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
-    for handler in _line_handlers():
-        handler.setStream(sys.__stdout__)
-
-
-def _line_handlers() -> set[LineHandler]:
-    loggers = [logging.getLogger(name) for name in (None, "gunicorn.error", "uvicorn.error")]
-    return {handler for logger in loggers for handler in logger.handlers if isinstance(handler, LineHandler)}
+    lines: list[str] = []
+    monkeypatch.setattr(log_writer, "put", lines.append)
+    return lambda: [json.loads(line) for line in "".join(lines).splitlines()]
 
 
 @pytest.fixture

@@ -119,20 +119,13 @@ class TextFormatter(logging.Formatter):
         return "\n".join(map(_escape, super().formatException(ei).split("\n")))
 
 
-class LineHandler(logging.StreamHandler[Any]):
-    """Hands each record to the log writer as one line; writes it itself where `setStream` gave it another stream."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stream = sys.__stdout__  # None where it is closed, for which `logging` would take stderr
+class LineHandler(logging.Handler):
+    """Hands each record to the log writer as one line."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Render the record here, in the context of its request, and queue the line."""
-        if self.stream is not sys.__stdout__:
-            super().emit(record)
-            return
         try:
-            log_writer.put(self.format(record) + self.terminator)
+            log_writer.put(self.format(record) + "\n")
         except Exception:  # noqa: BLE001 - as in `logging`'s own handlers
             self.handleError(record)
 
@@ -140,14 +133,11 @@ class LineHandler(logging.StreamHandler[Any]):
         """Log that a record could not be rendered, without its content."""
         kind = type(sys.exception()).__name__
         failed = {"levelno": logging.ERROR, "levelname": "ERROR", "msg": f"A log record could not be rendered: {kind}"}
-        log_writer.put(self.format(logging.makeLogRecord({"name": record.name, **failed})) + self.terminator)
+        log_writer.put(self.format(logging.makeLogRecord({"name": record.name, **failed})) + "\n")
 
     def flush(self) -> None:
         """Wait until all is written, at most a second; `logging.shutdown` calls it as the process ends."""
-        if self.stream is sys.__stdout__:
-            log_writer.flush()
-        else:
-            super().flush()
+        log_writer.flush()
 
 
 def log_config(settings: Settings) -> dict[str, Any]:
