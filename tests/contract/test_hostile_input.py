@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.contract.wire import JSON, assert_refused, parse, send
 from tests.support.hostile import BAD_IDS
+from tests.support.http import JSON, assert_refused, parse, send
 from tests.support.service import Service
 
 MAX_BODY = 1024 * 1024
@@ -95,7 +95,7 @@ def test_a_bad_body(service: Service, kept: dict[str, Any], body: bytes) -> None
         ("PATCH", item, body),
     ]:
         for chunked in (False, True):
-            answer = send(service, method, target, JSON, body=sent, chunked=chunked)
+            answer = send(service.port, method, target, JSON, body=sent, chunked=chunked)
             detail = assert_refused(answer, 422, "INVALID_INPUT")
             assert detail["errors"]
             assert {"loc", "msg", "type"} == detail["errors"][0].keys()
@@ -109,15 +109,15 @@ def test_a_body_may_be_as_long_as_the_limit_and_no_longer(
     target = "/items" if method == "POST" else f"/items/{kept['id']}"
     body = b"{}".ljust(MAX_BODY)
 
-    fits = send(service, method, target, JSON, body=body, chunked=chunked)
-    too_long = send(service, method, target, JSON, body=body + b" ", chunked=chunked)
+    fits = send(service.port, method, target, JSON, body=body, chunked=chunked)
+    too_long = send(service.port, method, target, JSON, body=body + b" ", chunked=chunked)
 
     assert fits.status == (422 if method == "POST" else 200)  # an empty patch changes nothing
     assert_refused(too_long, 413, "PAYLOAD_TOO_LARGE")
 
 
 def test_a_body_as_long_as_the_limit_makes_an_item(service: Service) -> None:
-    answer = send(service, "POST", "/items", JSON, body=GOOD.ljust(MAX_BODY))
+    answer = send(service.port, "POST", "/items", JSON, body=GOOD.ljust(MAX_BODY))
 
     assert answer.status == 201
     assert service.client.delete(answer.headers["location"]).status_code == 204
@@ -125,12 +125,12 @@ def test_a_body_as_long_as_the_limit_makes_an_item(service: Service) -> None:
 
 @pytest.mark.parametrize("declared", ["1048577", "9223372036854775807", "18446744073709551615"])
 def test_a_declared_length_is_refused_before_the_body_comes(service: Service, declared: str) -> None:
-    assert_refused(send(service, "POST", "/items", JSON, ("Content-Length", declared)), 413, "PAYLOAD_TOO_LARGE")
+    assert_refused(send(service.port, "POST", "/items", JSON, ("Content-Length", declared)), 413, "PAYLOAD_TOO_LARGE")
 
 
 @pytest.mark.parametrize("declared", ["-1", "+5", "0x10", "1e3", "5 5", "", "18446744073709551616", "9" * 5000])
 def test_a_length_that_is_none(service: Service, declared: str) -> None:
-    assert_refused(send(service, "POST", "/items", JSON, ("Content-Length", declared)), 400, "INVALID_INPUT")
+    assert_refused(send(service.port, "POST", "/items", JSON, ("Content-Length", declared)), 400, "INVALID_INPUT")
 
 
 @pytest.mark.parametrize(
@@ -170,20 +170,20 @@ def test_framing_that_can_be_read_in_two_ways(service: Service, headers: list[tu
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_body_that_is_not_said_to_be_json(service: Service, headers: list[tuple[str, str]], *, chunked: bool) -> None:
     for body in (GOOD, gzip.compress(GOOD)):
-        answer = send(service, "POST", "/items", *headers, body=body, chunked=chunked)
+        answer = send(service.port, "POST", "/items", *headers, body=body, chunked=chunked)
         assert_refused(answer, 415, "UNSUPPORTED_MEDIA_TYPE")
 
 
 @pytest.mark.parametrize("item_id", BAD_IDS, ids=lambda item_id: item_id[:30])
 def test_a_bad_id(service: Service, item_id: str) -> None:
     for method, body in (("GET", None), ("PATCH", b'{"price": 2}'), ("DELETE", None)):
-        answer = send(service, method, f"/items/{item_id}", JSON, body=body)
+        answer = send(service.port, method, f"/items/{item_id}", JSON, body=body)
         detail = assert_refused(answer, 422, "INVALID_INPUT")
         assert detail["errors"][0]["loc"] == ["path", "item_id"]
 
 
 def test_the_greatest_id_is_one(service: Service) -> None:
-    assert_refused(send(service, "GET", f"/items/{2**63 - 1}"), 404, "ITEM_NOT_FOUND")
+    assert_refused(send(service.port, "GET", f"/items/{2**63 - 1}"), 404, "ITEM_NOT_FOUND")
 
 
 BAD_QUERIES = [
@@ -240,14 +240,14 @@ BAD_QUERIES = [
 
 @pytest.mark.parametrize("query", BAD_QUERIES, ids=lambda query: query[:30])
 def test_a_bad_query(service: Service, query: str) -> None:
-    detail = assert_refused(send(service, "GET", f"/items?{query}"), 422, "INVALID_INPUT")
+    detail = assert_refused(send(service.port, "GET", f"/items?{query}"), 422, "INVALID_INPUT")
 
     assert detail["errors"][0]["loc"][0] == "query"
 
 
 @pytest.mark.parametrize("query", [b"name=\xc3\xa9", b"name=\xff", b"\xff=1"])
 def test_a_query_that_is_not_percent_encoded(service: Service, query: bytes) -> None:
-    answer = send(service, "GET", b"/items?" + query)
+    answer = send(service.port, "GET", b"/items?" + query)
 
     assert answer.status in {400, 422}
     assert_refused(answer, answer.status, "INVALID_INPUT")
@@ -269,9 +269,9 @@ def test_forged_cursors(service: Service) -> None:
     ]
 
     for bad in forged:
-        assert_refused(send(service, "GET", f"/items?name=Cursor&limit=1&cursor={bad}"), 422, "INVALID_INPUT")
+        assert_refused(send(service.port, "GET", f"/items?name=Cursor&limit=1&cursor={bad}"), 422, "INVALID_INPUT")
     for foreign in ("", "sort=-id&name=Cursor&", "name=Curso&", "name=Cursor&min_price=1&", "sort=name&name=Cursor&"):
-        assert_refused(send(service, "GET", f"/items?{foreign}cursor={cursor}"), 422, "INVALID_INPUT")
+        assert_refused(send(service.port, "GET", f"/items?{foreign}cursor={cursor}"), 422, "INVALID_INPUT")
     for item in service.client.get("/items?name=Cursor").json()["items"]:
         service.client.delete(f"/items/{item['id']}")
 
@@ -280,7 +280,7 @@ def test_forged_cursors(service: Service) -> None:
     "hosts", [[], ["x", "x"], ["x", "y"], [""], ["a b"], ["a,b"], ["a/b"], [b"\xff"], ["x\0"]], ids=repr
 )
 def test_there_is_one_host(service: Service, hosts: list[str]) -> None:
-    answer = send(service, "GET", "/items", *(("Host", host) for host in hosts), host=False)
+    answer = send(service.port, "GET", "/items", *(("Host", host) for host in hosts), host=False)
 
     if hosts == [""]:  # RFC 9112, section 3.2: an empty one is one
         assert answer.status == 200
@@ -301,11 +301,11 @@ def test_there_is_one_host(service: Service, hosts: list[str]) -> None:
     ids=["200", "60 KB value", "60 KB name", "10 of 6 KB", "60 KB cookie", "75 KB accept"],
 )
 def test_header_fields_have_a_bound(service: Service, headers: list[tuple[str, str]]) -> None:
-    assert_refused(send(service, "GET", "/items", *headers), 431, "INVALID_INPUT")
+    assert_refused(send(service.port, "GET", "/items", *headers), 431, "INVALID_INPUT")
 
 
 def test_a_target_has_a_bound(service: Service) -> None:
-    assert_refused(send(service, "GET", "/items?name=" + "a" * 60_000), 431, "INVALID_INPUT")
+    assert_refused(send(service.port, "GET", "/items?name=" + "a" * 60_000), 431, "INVALID_INPUT")
 
 
 BAD_TRACE_IDS = [
@@ -331,7 +331,7 @@ BAD_TRACE_IDS = [
 @pytest.mark.parametrize("trace_id", BAD_TRACE_IDS, ids=lambda trace_id: repr(trace_id[:12]))
 def test_a_bad_trace_id_is_replaced(service: Service, trace_id: bytes) -> None:
     for target, status in (("/items", 200), ("/nowhere", 404), ("/items/x", 422)):
-        answer = send(service, "GET", target, ("X-Trace-ID", trace_id))
+        answer = send(service.port, "GET", target, ("X-Trace-ID", trace_id))
         assert answer.status == status
         assert re.fullmatch("[0-9a-f]{32}", answer.headers["x-trace-id"])
         lines = service.logged(answer.headers["x-trace-id"])
@@ -343,7 +343,7 @@ def test_a_bad_trace_id_is_replaced(service: Service, trace_id: bytes) -> None:
     "trace_id", [b"a\r\nSet-Cookie: a=b", b"a\nSet-Cookie: a=b", b"a\rSet-Cookie: a=b", b"a\0b", b"a\x7fb", b"a\x1bb"]
 )
 def test_a_trace_id_injects_nothing(service: Service, trace_id: bytes) -> None:
-    answer = send(service, "GET", "/items/x", ("X-Trace-ID", trace_id))
+    answer = send(service.port, "GET", "/items/x", ("X-Trace-ID", trace_id))
 
     assert "set-cookie" not in answer.headers
     assert_refused(answer, 422 if answer.status == 422 else 400, "INVALID_INPUT")
@@ -367,12 +367,12 @@ BAD_KEYS: dict[str, list[str | bytes]] = {
 def test_a_bad_idempotency_key(service: Service, keys: list[str]) -> None:
     headers = [("Idempotency-Key", key) for key in keys]
     for target, body in (("/items", GOOD), ("/items/batch", b'{"items": [' + GOOD + b"]}")):
-        detail = assert_refused(send(service, "POST", target, JSON, *headers, body=body), 422, "INVALID_INPUT")
+        detail = assert_refused(send(service.port, "POST", target, JSON, *headers, body=body), 422, "INVALID_INPUT")
         assert [part.lower() for part in detail["errors"][0]["loc"]] == ["header", "idempotency-key"]
 
 
 def test_a_key_of_255_characters_is_one(service: Service) -> None:
-    answer = send(service, "POST", "/items", JSON, ("Idempotency-Key", "~" * 254 + "!"), body=GOOD)
+    answer = send(service.port, "POST", "/items", JSON, ("Idempotency-Key", "~" * 254 + "!"), body=GOOD)
 
     assert answer.status == 201
     assert service.client.delete(answer.headers["location"]).status_code == 204
@@ -386,10 +386,10 @@ def test_a_bad_entity_tag_matches_nothing(service: Service, kept: dict[str, Any]
     item = f"/items/{kept['id']}"
 
     for method, body in (("PATCH", b'{"price": 2}'), ("DELETE", None)):
-        answer = send(service, method, item, JSON, ("If-Match", tag), body=body)
+        answer = send(service.port, method, item, JSON, ("If-Match", tag), body=body)
         assert_refused(answer, 412, "PRECONDITION_FAILED")
     if tag != 'W/"1"':
-        assert send(service, "GET", item, ("If-None-Match", tag)).status == 200
+        assert send(service.port, "GET", item, ("If-None-Match", tag)).status == 200
 
 
 @pytest.mark.parametrize(
@@ -407,19 +407,19 @@ def test_a_bad_entity_tag_matches_nothing(service: Service, kept: dict[str, Any]
     ],
 )
 def test_paths_that_are_not_there(service: Service, path: str) -> None:
-    assert_refused(send(service, "GET", path), 404, "NOT_FOUND")
+    assert_refused(send(service.port, "GET", path), 404, "NOT_FOUND")
 
 
 @pytest.mark.parametrize("path", ["/items/", "/items/1/"])
 def test_a_slash_too_many_is_redirected(service: Service, path: str) -> None:
-    answer = send(service, "GET", path)
+    answer = send(service.port, "GET", path)
 
     assert (answer.status, answer.headers["location"]) == (307, f"http://x{path[:-1]}")
 
 
 @pytest.mark.parametrize("method", ["PUT", "TRACE", "OPTIONS", "PROPFIND", "DELETE", "PATCH"])
 def test_methods_that_are_not_there(service: Service, method: str) -> None:
-    answer = send(service, method, "/items")
+    answer = send(service.port, method, "/items")
 
     assert_refused(answer, 405, "METHOD_NOT_ALLOWED")
     assert answer.headers["allow"] == "GET, HEAD, POST"

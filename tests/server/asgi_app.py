@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
@@ -19,6 +20,12 @@ for _module in (timeouts, server):
     for _name in vars(_module).keys() & {name.removeprefix("TEST_") for name in os.environ}:
         setattr(_module, _name, float(os.environ[f"TEST_{_name}"]))
 time.sleep(float(os.environ.get("TEST_BOOT_SECONDS", "0")))
+# What waits for a file of the test to be there: the import of this module, and requests for /hold.
+_BOOT, _RELEASE = (Path(os.environ.get(name, "/")) for name in ("TEST_BOOT_FILE", "TEST_RELEASE_FILE"))
+while not _BOOT.exists():
+    time.sleep(0.02)
+_busy = 0
+"""Requests in progress, of which `/pid` tells."""
 
 
 async def _answer(send: Send, status: int, body: bytes) -> None:
@@ -45,9 +52,18 @@ async def _body(receive: Receive) -> bytes:
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer by the first part of the path."""
+    global _busy  # noqa: PLW0603 - one event loop
     if scope["type"] == "lifespan":
         await _lifespan(receive, send)
         return
+    _busy += 1
+    try:
+        await _respond(scope, receive, send)
+    finally:
+        _busy -= 1
+
+
+async def _respond(scope: Scope, receive: Receive, send: Send) -> None:
     _, name, *rest = scope["path"].split("/")
     if name == "ready":
         await _answer(send, 503 if lifecycle.draining else 200, b"")
@@ -63,9 +79,13 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     elif name == "sleep":
         await asyncio.sleep(float(rest[0]))
         await _answer(send, 200, b"slept")
+    elif name == "hold":
+        while not _RELEASE.exists():  # noqa: ASYNC110 - another process creates it
+            await asyncio.sleep(0.02)
+        await _answer(send, 200, b"held")
     elif name == "block":
         await asyncio.to_thread(time.sleep, float(rest[0]))
         await _answer(send, 200, b"blocked")
     else:
-        state: dict[str, Any] = {"pid": os.getpid(), "slot": os.environ.get("METRICS_SLOT")}
+        state: dict[str, Any] = {"pid": os.getpid(), "slot": os.environ.get("METRICS_SLOT"), "busy": _busy - 1}
         await _answer(send, 200, json.dumps(state).encode())

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.service import Service
+from tests.support.service import Service, eventually
 
 APP = "tests.server.asgi_app:app"
 DEFAULTS = {
@@ -28,6 +28,11 @@ def worker_of(service: Service) -> tuple[int, str]:
     """Ask for the process id and the slot of the worker that answers."""
     state = service.get("/pid").json
     return state["pid"], state["slot"]
+
+
+def wait_for_busy(service: Service, requests: int = 1) -> None:
+    """Wait until a worker has begun with so many requests."""
+    eventually(lambda: service.get("/pid").json["busy"] >= requests)
 
 
 def access_lines(service: Service, trace_id: str) -> list[dict[str, Any]]:

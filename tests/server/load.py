@@ -5,7 +5,7 @@ import time
 from collections import Counter
 
 from tests.support.http import Connection
-from tests.support.service import Service
+from tests.support.service import Service, eventually
 
 
 class Load:
@@ -36,6 +36,11 @@ class Load:
             time.sleep(0.02)
         if connection is not None:
             connection.close()
+
+    def wait_for(self, answers: int) -> None:
+        """Wait for so many more of them."""
+        seen = self.outcomes.total()
+        eventually(lambda: self.outcomes.total() >= seen + answers, pause=0.01)
 
     def stop(self) -> Counter[str]:
         """End the clients, and return what they got: statuses, and names of errors."""

@@ -121,9 +121,10 @@ def test_the_metrics_folder_goes_with_the_service(start: Start) -> None:
 
 def test_folders_of_killed_masters_are_pruned_and_living_ones_kept(start: Start) -> None:
     living, dead = start(), start()
-    folder = dead.metrics_dir()
+    folder, workers = dead.metrics_dir(), dead.workers()
     dead.process.kill()
     dead.wait()
+    eventually(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
     start()
     assert not folder.exists()
     assert living.metrics_dir().exists()

@@ -69,6 +69,17 @@ def gzip_bomb(megabytes: int) -> Answer:
     return reply(200, bomb, content_encoding="gzip, gzip")
 
 
+def after(event: threading.Event, later: Answer) -> Answer:
+    """Answer as soon as something has happened."""
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        while not event.is_set():  # noqa: ASYNC110 - another thread sets it
+            await asyncio.sleep(0.01)
+        await later(writer)
+
+    return answer
+
+
 async def hang(_: asyncio.StreamWriter) -> None:
     """Never answer."""
     await asyncio.sleep(60)

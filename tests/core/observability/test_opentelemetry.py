@@ -192,11 +192,10 @@ def test_a_collector_that_is_away_costs_no_request_anything(start_service: Start
             assert service.client.get("/things").status_code == 200
             durations.append(time.perf_counter() - started)
 
-        assert sorted(durations)[150] < 0.1
-        assert max(durations) < 2
+        assert max(durations) < 8  # seconds; an exporter that waits takes 10
         started = time.monotonic()
         assert service.stop() == 0
-        assert time.monotonic() - started < 6
+        assert time.monotonic() - started < 20
         assert not [line for line in service.lines() if "Traceback" in str(line)]
 
 
