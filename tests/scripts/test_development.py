@@ -174,5 +174,5 @@ def test_new_code_is_served_at_once_and_the_log_is_for_people(terminal: Terminal
     shown = terminal.shown()
     assert ("demo: created" if DEMO.exists() else "no demo data") in shown
     assert f"the API is at http://localhost:{terminal.port}, its documentation at" in shown
-    assert re.search(r"\d\d:\d\d:\d\d INFO +app\.access: GET /nothing 404  ms=[\d.]+  trace_id=\w{32}", shown)
+    assert re.search(r"\d\d:\d\d:\d\d INFO +app\.access: GET /nothing 404  trace_id=\w{32}  duration_ms=[\d.]+", shown)
     assert not re.search(r'^\{"timestamp"', shown, re.MULTILINE)
