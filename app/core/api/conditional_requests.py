@@ -44,6 +44,10 @@ class PreconditionFailed(APIError):
     default_message = "It has changed since it was read"
 
 
+class IgnoredConditions(RuntimeError):
+    """A handler has changed a row, and has not asked whether the conditions of its request hold."""
+
+
 def entity_tag(version: int) -> str:
     """Write the entity tag of a version."""
     return f'"{version}"'
@@ -90,19 +94,19 @@ def _read_preconditions(request: Request) -> Preconditions:
 
 
 class ConditionalRequest:
-    """The conditions of a request, and the fields of its answer that later conditions are made of.
+    """The conditions of a request, and the fields of its answer that later conditions are made of."""
 
-    Attributes
-    ----------
-    preconditions
-        For a store function that changes a row.
-    """
-
-    __slots__ = ("_request", "_response", "preconditions")
+    __slots__ = ("_preconditions", "_request", "_response", "_taken")
 
     def __init__(self, request: Request, response: Response) -> None:
         self._request, self._response = request, response
-        self.preconditions = _read_preconditions(request)
+        self._preconditions, self._taken = _read_preconditions(request), False
+
+    @property
+    def preconditions(self) -> Preconditions:
+        """For a store function that changes a row."""
+        self._taken = True
+        return self._preconditions
 
     def checked(self, row: Row) -> Row:
         """Set `ETag` to the `version` of a row, and return the row.
@@ -111,11 +115,15 @@ class ConditionalRequest:
         ------
         NotModified
             The client of a GET has this version (304).
+        IgnoredConditions
+            A PUT or PATCH has changed the row without regard to them: a defect of the handler.
         """
         tag = entity_tag(row.version)
-        # Routing knows no HEAD: `RequestMiddleware` makes a GET of it.
-        if self._request.method == "GET" and self.preconditions.not_modified(row.version):
+        method = self._request.method  # a HEAD is a GET here: `RequestMiddleware` has made one of it
+        if method == "GET" and self._preconditions.not_modified(row.version):
             raise NotModified(headers={"ETag": tag})
+        if method in {"PUT", "PATCH"} and self._preconditions and not self._taken:
+            raise IgnoredConditions("give `conditions` to the store function that changes the row")
         self._response.headers["ETag"] = tag
         return row
 
