@@ -37,6 +37,8 @@ VARIABLES = {
     "WEB_CONCURRENCY": "1",
     "DRAIN_SECONDS": str(DRAIN_SECONDS),
     "LOG_LEVEL": "DEBUG",
+    # The requests have no token, whatever the environment of the developer says.
+    **dict.fromkeys(("AUTH_ISSUER", "AUTH_AUDIENCE", "AUTH_JWKS_URL", "AUTH_ALGORITHMS"), ""),
 }
 
 
