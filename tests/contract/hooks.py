@@ -29,6 +29,12 @@ def before_call(_context: HookContext, case: Case[Any], _kwargs: dict[str, Any])
 
 
 @schemathesis.hook
+def map_query(_context: HookContext, query: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Round most prices to what a price may be: few random numbers have at most two decimals."""
+    return query and {name: round(value, 2) if isinstance(value, float) else value for name, value in query.items()}
+
+
+@schemathesis.hook
 def filter_failure(_context: HookContext, failure: Failure, _case: Case[Any], response: Response) -> bool:
     """Keep a failure, unless only rules beyond the schema were broken."""
     return not (isinstance(failure, RejectedPositiveData) and _beyond_the_schema(response))

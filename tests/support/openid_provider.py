@@ -1,38 +1,14 @@
 """A real OpenID provider: npm's `oidc-provider`, certified by the OpenID Foundation, in a process of its own."""
 
-import fcntl
-import shutil
 import subprocess
 from pathlib import Path
 
 import httpx2
-import pytest
 
-from tests.support.service import ROOT, environment, eventually, free_port
+from tests.support import npm
+from tests.support.service import environment, eventually, free_port
 
 _SOURCE = Path(__file__).parent / "provider"
-_INSTALLED = ROOT / ".data" / "test-provider"
-
-
-def _install() -> Path:
-    """Install the provider from its lock file, once; skip the test where that is not possible."""
-    for tool in ("node", "npm"):
-        if shutil.which(tool) is None:
-            pytest.skip(f"no {tool}, which the OpenID provider needs")
-    _INSTALLED.mkdir(parents=True, exist_ok=True)
-    with (_INSTALLED / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # tests run in parallel
-        shutil.copy(_SOURCE / "provider.js", _INSTALLED)
-        done, wanted = _INSTALLED / "installed.json", _SOURCE / "package-lock.json"
-        if not done.exists() or done.read_bytes() != wanted.read_bytes():
-            for name in ("package.json", "package-lock.json"):
-                shutil.copy(_SOURCE / name, _INSTALLED)
-            words = ["npm", "ci", "--omit=dev", "--no-audit", "--no-fund", "--loglevel=error"]
-            result = subprocess.run(words, cwd=_INSTALLED, capture_output=True, timeout=300, check=False)
-            if result.returncode != 0:
-                pytest.skip(f"npm cannot install the OpenID provider: {result.stderr.decode()[-300:]}")
-            shutil.copy(wanted, done)
-    return _INSTALLED
 
 
 class OpenIDProvider:
@@ -45,7 +21,7 @@ class OpenIDProvider:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._installed = _install()
+        self._installed = npm.install(_SOURCE)
         self._folder = folder
         self._port = free_port()
         self.issuer = f"http://127.0.0.1:{self._port}"

@@ -86,6 +86,8 @@ def truthful(app: FastAPI) -> Callable[[], dict[str, Any]]:
             document = copy.deepcopy(original())
             authenticated = app.state.settings.auth_issuer is not None
             _complete_components(document, authenticated=authenticated)
+            document.setdefault("servers", [{"url": "/"}])
+            document["security"] = []  # unless an operation says otherwise
             for path, operations in document["paths"].items():
                 public = path in getattr(app.state, "public", ())
                 for operation in operations.values():

@@ -129,7 +129,7 @@ MoneyBound = Annotated[
     Decimal,
     BeforeValidator(_decimal_text),
     Field(ge=0, le=MAX_MONEY, decimal_places=2, allow_inf_nan=False),
-    WithJsonSchema({"type": "number", "minimum": 0, "maximum": float(MAX_MONEY), "multipleOf": 0.01}),
+    WithJsonSchema({"type": "number", "minimum": 0, "maximum": float(MAX_MONEY)}),
 ]
 """A bound of prices in a query."""
 Timestamp = Annotated[datetime, AfterValidator(_in_utc)]
