@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.conftest import StartService
-from tests.hostile.ordinary import ordinary_beside
+from tests.hostile.ordinary import in_parallel, ordinary_beside
 from tests.support.http import JSON, Connection, parse, send
 from tests.support.service import Service, eventually
 
@@ -92,6 +92,34 @@ def test_what_is_around_a_chunked_body_has_a_limit(service: Service, noise: byte
     head = b"POST /things HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
 
     assert parse(service.raw(head + noise)).status in {400, 431}
+
+
+def test_very_small_chunks_hold_up_nothing_else(service: Service) -> None:
+    head = b"POST /items HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunks = [b"1\r\n \r\n" * 400_000, b"8\r\n        \r\n" * 100_000]
+
+    def attack() -> None:
+        for chunk in chunks * 3:
+            with contextlib.suppress(OSError), Connection(service.port, 60) as attacker:
+                attacker.socket.sendall(head + chunk)  # it is reset when the server has seen enough
+                attacker.rest()
+
+    with ordinary_beside(service, growth=48):
+        in_parallel(16, attack, 120)
+
+
+def test_a_body_in_very_many_chunks_is_refused(service: Service) -> None:
+    head = b"POST /items HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    answer = parse(service.raw(head + b"1\r\n \r\n" * 6_000))
+
+    assert (answer.status, answer.json["detail"]["message"]) == (400, "The body has too many small chunks")
+
+
+def test_a_body_in_a_few_thousand_very_small_chunks_is_taken(service: Service) -> None:
+    head = b"POST /items HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n"
+    body = b"".join(b"1\r\n%c\r\n" % byte for byte in ITEM.rjust(3_000))
+
+    assert parse(service.raw(head + b"Connection: close\r\n\r\n" + body + b"0\r\n\r\n")).status == 201
 
 
 def test_bodies_that_never_end_are_limited_together(service: Service) -> None:

@@ -169,6 +169,7 @@ def test_new_code_is_served_at_once_and_the_log_is_for_people(terminal: Terminal
     router.write_text(text)
     eventually(lambda: terminal.get("/health/live") == 200, 30)
     eventually(lambda: terminal.get("/nothing") == 404, 30)
+    terminal.get("/%1B%5D0;title%07%1B%5B2J%0AFORGED%0D%C2%9B1m%E2%80%AE%7F")
 
     assert terminal.end() == 0
     shown = terminal.shown()
@@ -176,3 +177,6 @@ def test_new_code_is_served_at_once_and_the_log_is_for_people(terminal: Terminal
     assert f"the API is at http://localhost:{terminal.port}, its documentation at" in shown
     assert re.search(r"\d\d:\d\d:\d\d INFO +app\.access: GET /nothing 404  trace_id=\w{32}  duration_ms=[\d.]+", shown)
     assert not re.search(r'^\{"timestamp"', shown, re.MULTILINE)
+    # What a path says to the terminal is shown to the developer instead.
+    assert r"GET /\x1b]0;title\x07\x1b[2J\nFORGED\r\x9b1m" in shown
+    assert not re.search(r"[^\n\r -~]", shown), ascii(shown)

@@ -104,7 +104,7 @@ class ServiceProtocol(InputProtocol):
         if self.pipeline:
             self._run(*self.pipeline.pop())
         if self._unparsed:
-            self.loop.call_soon(self._parse_queued, context=contextvars.Context())
+            self._parse_soon()
         self.flow.resume_reading()
         if self.responding:
             return

@@ -1,6 +1,8 @@
 """Input of a connection: parsed in pieces, within limits, and not beyond the request that is being answered."""
 
 import asyncio
+import contextvars
+import math
 from typing import cast
 
 import httptools
@@ -20,8 +22,10 @@ from app.server.protocol.head import (
 
 # Bytes that are parsed at a time: they may be many short requests, whose objects are a hundred times as large.
 _PIECE = 8192
-# Bytes of chunk sizes and extensions for each byte of data: one-byte chunks have five.
-_CHUNK_OVERHEAD = 8
+# A body has at most so many chunks, and one more for each so many bytes: each costs as much as some hundred bytes.
+_CHUNKS, _CHUNK_BYTES = 4000, 32
+# Chunks that are parsed in one iteration of the event loop.
+_CHUNKS_AT_ONCE = 1000
 
 
 class PipelineFlow(FlowControl):
@@ -51,6 +55,8 @@ class InputProtocol(ClosingProtocol):
     _received_at = 0.0
     _unparsed = b""  # input after pipelined requests, which is parsed once they are answered
     _body_bytes = 0
+    _chunks = 0
+    _uncounted = 0  # bytes of the body that came since `bodies` was last told
     _upgrade_offered = False
 
     def data_received(self, data: bytes) -> None:
@@ -67,10 +73,10 @@ class InputProtocol(ClosingProtocol):
         return bool(self.pipeline or self._unparsed)
 
     def _parse(self) -> None:
-        """Parse input in pieces, so that few requests can be queued at once."""
+        """Parse input in pieces, so that few requests can be queued at once, and not very many chunks."""
         data, self._unparsed = self._unparsed, b""
-        start, again = 0, b""
-        while (again or start < len(data)) and not (self._input_ended or self.pipeline):
+        start, again, enough = 0, b"", self._chunks + _CHUNKS_AT_ONCE
+        while (again or start < len(data)) and not (self._input_ended or self.pipeline or self._chunks > enough):
             piece, again = again or data[start : (start := start + _PIECE)], b""
             self.received_bytes += len(piece)
             try:
@@ -84,11 +90,17 @@ class InputProtocol(ClosingProtocol):
                     return
                 again = self._restart_without_upgrade() + rest
             else:
+                self._count_body()
                 self._check_partial()
         if not self._input_ended:
             self._unparsed = again + data[start:]
         if self.has_queue:
             self.flow.pause_reading()
+            if self._chunks > enough:
+                self._parse_soon()
+
+    def _parse_soon(self) -> None:
+        self.loop.call_soon(self._parse_queued, context=contextvars.Context())
 
     def _parse_queued(self) -> None:
         self._parse()
@@ -96,10 +108,14 @@ class InputProtocol(ClosingProtocol):
 
     def _check_partial(self) -> None:
         """Reject a head, or what is around the data of a body, that is too large before it is complete."""
-        too_large = self.head_since is not None and self.received_bytes > MAX_HEAD_BYTES
-        if self.body_since is not None:  # chunk sizes, extensions and trailers
-            too_large = self.received_bytes > _PIECE + MAX_HEAD_BYTES + _CHUNK_OVERHEAD * self._body_bytes
-        if too_large or (self.headers is not None and len(self.headers) > MAX_FIELDS):
+        limit = MAX_HEAD_BYTES if self.head_since is not None else math.inf
+        if self.body_since is not None:
+            if self._chunks > _CHUNKS + self._body_bytes // _CHUNK_BYTES:
+                self._reject_input(BadRequestError(400, "The body has too many small chunks"))
+                return
+            # For extensions and trailers, and eight bytes for the size of each chunk.
+            limit = _PIECE + MAX_HEAD_BYTES + self._body_bytes + 8 * self._chunks
+        if self.received_bytes > limit or (self.headers is not None and len(self.headers) > MAX_FIELDS):
             self._reject_input(HeadTooLargeError())
 
     def _upgrade_to_websocket(self, rest: bytes) -> None:
@@ -136,13 +152,23 @@ class InputProtocol(ClosingProtocol):
         super().on_headers_complete()
         # The request has its own list now; what follows are trailers, which are never header fields (RFC 9110, 6.5.1).
         self.headers = []
-        self.head_since, self.body_since, self.received_bytes, self._body_bytes = None, self._received_at, 0, 0
+        self.head_since, self.body_since = None, self._received_at
+        self.received_bytes = self._body_bytes = self._chunks = 0
 
     def on_body(self, body: bytes) -> None:
-        """Count the body; if all bodies together are too large, reject the oldest unfinished one."""
+        """Take a part of the body."""
         super().on_body(body)
         self._body_bytes += len(body)
-        if not self.cycle.response_complete and not bodies.hold(self, len(body)):
+        self._uncounted += len(body)
+
+    def on_chunk_header(self) -> None:
+        """Count a chunk."""
+        self._chunks += 1
+
+    def _count_body(self) -> None:
+        """If all bodies together are too large, reject the oldest unfinished one."""
+        size, self._uncounted = self._uncounted, 0
+        if size and not self.cycle.response_complete and not bodies.hold(self, size):
             reject_slowest(self)
 
     def on_message_complete(self) -> None:
