@@ -95,7 +95,7 @@ def test_what_is_around_a_chunked_body_has_a_limit(service: Service, noise: byte
 
 
 def test_very_small_chunks_hold_up_nothing_else(service: Service) -> None:
-    head = b"POST /items HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = b"POST /things HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
     chunks = [b"1\r\n \r\n" * 400_000, b"8\r\n        \r\n" * 100_000]
 
     def attack() -> None:
@@ -109,15 +109,15 @@ def test_very_small_chunks_hold_up_nothing_else(service: Service) -> None:
 
 
 def test_a_body_in_very_many_chunks_is_refused(service: Service) -> None:
-    head = b"POST /items HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = b"POST /things HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
     answer = parse(service.raw(head + b"1\r\n \r\n" * 6_000))
 
     assert (answer.status, answer.json["detail"]["message"]) == (400, "The body has too many small chunks")
 
 
 def test_a_body_in_a_few_thousand_very_small_chunks_is_taken(service: Service) -> None:
-    head = b"POST /items HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n"
-    body = b"".join(b"1\r\n%c\r\n" % byte for byte in ITEM.rjust(3_000))
+    head = b"POST /things HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n"
+    body = b"".join(b"1\r\n%c\r\n" % byte for byte in THING.rjust(3_000))
 
     assert parse(service.raw(head + b"Connection: close\r\n\r\n" + body + b"0\r\n\r\n")).status == 201
 
