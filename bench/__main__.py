@@ -17,54 +17,27 @@ import tempfile
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from bench import equal, machine, report
-from bench.contenders import Contender, Running, install_fastify, ours, ours_with_token, peers, running
+from bench import equal, machine, options, report
+from bench.contenders import (
+    Contender,
+    Running,
+    install_fastify,
+    ours,
+    ours_with_token,
+    peers,
+    running,
+)
 from bench.data import Data, prepared
 from bench.load import Load, drive
-from bench.report import Cell, Result, Sample
+from bench.report import Result, Sample
 from tests.support.wire import counted
 
 ROOT = Path(__file__).resolve().parents[1]
-WORKLOADS = ("get", "hot", "create", "create_once", "list", "list_deep", "patch", "mixed")
-# Workloads for which the number of connections matters most; the others are measured at 32.
-_AT_ALL = ("get", "create")
 _WARM_UP = 1.0
 # Where services log and keep their metrics: in memory if possible.
 _MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
 _PAGE_10_000 = 9_999 * 20
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
-    words: dict[str, Any] = {"type": lambda text: text.split(","), "metavar": "A,B,..."}
-    parser.add_argument("--workloads", default=list(WORKLOADS), help=", ".join(WORKLOADS), **words)
-    parser.add_argument("--connections", help="by default 32, and for get and create also 1 and 256", **words)
-    parser.add_argument("--workers", default=["1", str(os.cpu_count())], help="by default 1, and one a core", **words)
-    names = ["ours", *peers(Path())]
-    parser.add_argument(
-        "--services", default=names, help=f"{', '.join(names)}, token (ours with authentication)", **words
-    )
-    parser.add_argument("--also", action="append", default=[], metavar="NAME=FOLDER", help="another checkout of ours")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=4, help="of each measurement; a warm-up comes on top")
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--wire", action="store_true", help="count round trips, too, in a run of their own")
-    parser.add_argument("--data", type=Path, default=ROOT / ".data" / "bench", help="a folder (%(default)s)")
-    parser.add_argument("--out", type=Path, help="where performance.json and performance.svg go (the data's folder)")
-    return parser.parse_args()
-
-
-def _cells(arguments: argparse.Namespace, workers: int) -> list[Cell]:
-    """List what is measured with this number of workers; by default, with one worker only `_AT_ALL`."""
-    cells = []
-    for workload in arguments.workloads:
-        usual = ["32"] if workers == 1 or workload not in _AT_ALL else ["1", "32", "256"]
-        if arguments.connections is None and workers == 1 != int(arguments.workers[-1]) and workload not in _AT_ALL:
-            continue
-        cells += [Cell(Load(workload, int(number)), workers) for number in arguments.connections or usual]
-    return cells
 
 
 def _contenders(arguments: argparse.Namespace) -> list[Contender]:
@@ -129,7 +102,7 @@ class Bench:
 
     def run(self, contenders: list[Contender], workers: int) -> None:
         """Measure all cells of one number of workers."""
-        cells = _cells(self._arguments, workers)
+        cells = options.cells(self._arguments, workers)
         with contextlib.ExitStack() as stack:
             services = [
                 stack.enter_context(running(contender, self._data.url, workers, self._folder))
@@ -137,15 +110,21 @@ class Bench:
             ]
             equal.check(services, self._data.rows, _deep(self._data))
             found = {
-                (cell, service): Result(cell, service.contender.name, []) for cell in cells for service in services
+                (cell, service): Result(cell, service.contender.name, [])
+                for cell in cells
+                for service in services
+                if options.takes_part(service.contender, cell)
             }
             self.results += found.values()
             for number in range(self._arguments.rounds):
                 for cell in cells:
                     self._data.tidy()
                     for service in random.sample(services, len(services)):
-                        sample = _measure(service, cell.load, self._arguments.seconds, self._data)
-                        found[cell, service].samples.append(sample)
+                        result = found.get((cell, service))
+                        # What has stopped answering once would only take the time of a restart again.
+                        if result is not None and not (result.samples and result.stuck):
+                            sample = _measure(service, cell.load, self._arguments.seconds, self._data)
+                            result.samples.append(sample)
                 _say(f"round {number + 1} of {self._arguments.rounds}, {workers} workers: done")
             self._note(services, workers)
         if self._arguments.wire:
@@ -192,7 +171,7 @@ def _loads(results: Iterable[Result]) -> dict[str, float]:
 
 def main() -> int:
     """Run as a command."""
-    arguments = _arguments()
+    arguments = options.parse()
     missing = [name for name in ("wrk", "node" if "fastify" in arguments.services else "wrk") if not shutil.which(name)]
     if missing:
         sys.exit(f"bench: {', '.join(missing)} is missing; on Debian: apt install wrk nodejs npm")
@@ -221,11 +200,12 @@ def main() -> int:
 
 def _publish(folder: Path, facts: dict[str, object], results: list[Result]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
+    last = report.ratios_of(folder / "performance.json")
     written = json.dumps(report.write_up(facts, results), indent=1)
     (folder / "performance.json").write_text(written + "\n")
     (folder / "performance.svg").write_text(report.picture(results, "The service and its peers"))
     print(json.dumps(facts, indent=1))  # noqa: T201 - it is a command
-    print(report.table(results))  # noqa: T201
+    print(report.table(results, last))  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ _NODE = ROOT / "bench" / "peers" / "fastify"
 _START_SECONDS = 30.0
 _LARGEST_PAGE = 100
 _STOP_SECONDS = 20.0
+CHOICES = ("session", "alone")  # workloads that only `bench.choices` has routes for
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Contender:
         Whether it stores anything; the floor does not.
     token
         Sent with every request, if there is one.
+    workloads
+        Those that it is measured in; by default all but `CHOICES`.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Contender:
     environment: dict[str, str] = field(default_factory=dict)
     has_database: bool = True
     token: str = ""
+    workloads: tuple[str, ...] = ()
 
     @property
     def headers(self) -> dict[str, str]:
@@ -78,8 +82,8 @@ def ours_with_token() -> Contender:
         return subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True, timeout=60).stdout  # noqa: S603
 
     settings = dict(line.split("=", 1) for line in issued("--settings").splitlines())
-    plain = ours("token")
-    return replace(plain, environment={**plain.environment, **settings}, token=issued("--seconds", "86400").strip())
+    plain, token = ours("token"), issued("--seconds", "86400").strip()
+    return replace(plain, environment={**plain.environment, **settings}, token=token, workloads=("get",))
 
 
 def _python_peer(name: str, module: str, *, has_database: bool = True) -> Contender:
@@ -90,12 +94,13 @@ def _python_peer(name: str, module: str, *, has_database: bool = True) -> Conten
 
 def peers(folder: Path) -> dict[str, Contender]:
     """List the peers; what Node needs is installed in `folder`."""
-    node = folder / "fastify"
+    node, plain = folder / "fastify", ours("choices")
     return {
         "usual": _python_peer("usual", "usual"),
         "asyncpg": _python_peer("asyncpg", "raw"),
         "fastify": Contender("fastify", ("node", "server.js"), _their_cursor, node, {"METRICS_PORT": "0"}),
         "floor": _python_peer("floor", "floor", has_database=False),
+        "choices": replace(plain, command=(*plain.command, "bench.choices:app"), workloads=CHOICES),
     }
 
 
@@ -180,7 +185,7 @@ class Running:
             )
 
     def _wait_until_ready(self, deadline: float) -> None:
-        path = "/health/ready" if self.contender.command[-1] == "app.server" else "/health/live"
+        path = "/health/ready" if "app.server" in self.contender.command else "/health/live"
         while time.monotonic() < deadline and self._process.poll() is None:
             with contextlib.suppress(OSError):
                 urllib.request.urlopen(self.url + path, timeout=2).close()  # noqa: S310 - our own

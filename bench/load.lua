@@ -53,6 +53,37 @@ local function patch()
   return wrk.format("PATCH", "/items/" .. random(rows), json, body)
 end
 
+-- Items whose entity tag is known from the last answer, and that no request under way changes.
+local known = {}
+
+local function patch_if_match()
+  local item = table.remove(known)
+  if item == nil then
+    return get()
+  end
+  local body = string.format('{"price":%d.%02d}', random(500), random(99))
+  return wrk.format("PATCH", "/items/" .. item.id, {
+    ["Content-Type"] = json["Content-Type"], ["Authorization"] = json["Authorization"], ["If-Match"] = item.tag
+  }, body)
+end
+
+local function note_tag(status, headers, body)
+  local id = body:match('"id":%s*(%d+)')
+  local tag = headers["ETag"] or headers["etag"]
+  if status == 200 and id and tag then
+    known[#known + 1] = { id = id, tag = tag }
+  end
+end
+
+-- The same item, by handlers of `bench/choices.py`.
+local function session()
+  return wrk.format("GET", "/session/" .. random(rows))
+end
+
+local function alone()
+  return wrk.format("GET", "/alone/" .. random(rows))
+end
+
 local function mixed()
   local die = random(100)
   if die <= 90 then
@@ -65,10 +96,13 @@ end
 
 local all = {
   get = get, hot = hot, create = create, create_once = create_once, list = list, list_deep = list_deep,
-  patch = patch, mixed = mixed,
+  patch = patch, patch_if_match = patch_if_match, mixed = mixed, session = session, alone = alone,
 }
 
 request = all[workload]
+if workload == "patch_if_match" then
+  response = note_tag
+end
 
 -- Latencies in microseconds, as wrk has them.
 function done(summary, latency, requests)

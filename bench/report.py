@@ -1,9 +1,11 @@
 """Medians of the rounds, as a table, as JSON, and as a picture."""
 
+import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from bench.load import Load
@@ -59,6 +61,11 @@ class Result:
         return all(sample.stuck for sample in self.samples)
 
     @property
+    def key(self) -> tuple[Any, ...]:
+        """What it is found by in another run."""
+        return self.cell.load.workload, self.cell.load.connections, self.cell.workers, self.name
+
+    @property
     def _good(self) -> list[Sample]:
         return [sample for sample in self.samples if not sample.stuck] or self.samples
 
@@ -75,19 +82,46 @@ class Result:
         }
 
 
-_COLUMNS = ("service", "requests/s", "p50 ms", "p99 ms", "p99.9 ms", "CPU us: service", "+ PostgreSQL", "round trips")
+_REFERENCE = "fastify"
+_COLUMNS = (
+    *("service", "requests/s", "p50 ms", "p99 ms", "p99.9 ms", "CPU us: service", "+ PostgreSQL"),
+    *(f"CPU / {_REFERENCE}'s", "in the last run", "round trips"),
+)
+_Key = tuple[Any, ...]
+"""Workload, connections, workers and service."""
 
 
-def table(results: Sequence[Result]) -> str:
-    """Render everything as Markdown, a table for each cell."""
+def _ratios(cpu: Mapping[_Key, float]) -> dict[_Key, float]:
+    """Divide the CPU time of each by that of the reference in the same cell."""
+    return {key: value / cpu[*key[:3], _REFERENCE] for key, value in cpu.items() if cpu.get((*key[:3], _REFERENCE))}
+
+
+def ratios_of(file: Path) -> dict[_Key, float]:
+    """Read the ratios of the run that was written to a file; none if there is no file."""
+    if not file.exists():
+        return {}
+    cpu = {}
+    for result in json.loads(file.read_text())["results"]:
+        key = *(result[name] for name in ("workload", "connections", "workers")), result["service"]
+        good = [sample for sample in result["samples"] if not sample["stuck"]]
+        if good:
+            cpu[key] = statistics.median(sample["service_cpu"] + sample["database_cpu"] for sample in good)
+    return _ratios(cpu)
+
+
+def table(results: Sequence[Result], last: Mapping[_Key, float]) -> str:
+    """Render everything as Markdown, a table for each cell; `last` are the ratios of the last run."""
+    ratios = _ratios({result.key: result.cpu for result in results if not result.stuck})
     lines = []
     for cell in dict.fromkeys(result.cell for result in results):
         lines += [f"\n{cell}\n", f"| {' | '.join(_COLUMNS)} |", "| --- " + "| ---: " * (len(_COLUMNS) - 1) + "|"]
-        lines += [_row(result) for result in results if result.cell == cell]
+        lines += [
+            _row(result, ratios.get(result.key), last.get(result.key)) for result in results if result.cell == cell
+        ]
     return "\n".join(lines)
 
 
-def _row(result: Result) -> str:
+def _row(result: Result, ratio: float | None, last: float | None) -> str:
     trips = "" if result.round_trips is None else f"{result.round_trips:.2f}"
     failed = sum(sample.failed for sample in result.samples)
     name = f"{result.name} ({failed} failed)" if failed else result.name
@@ -99,6 +133,7 @@ def _row(result: Result) -> str:
         *(f"{result.median(field):.2f}" for field in ("p50", "p99", "p999")),
         f"{result.median('service_cpu'):,.0f}",
         f"{result.median('database_cpu'):,.0f}",
+        *("" if number is None else f"{number:.2f}" for number in (ratio, last)),
         trips,
     )
     return f"| {' | '.join(words)} |"
