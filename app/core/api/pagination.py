@@ -1,8 +1,8 @@
 """Keyset paging: a page begins after the last row of the one before, wherever that row is by now.
 
-A cursor holds that row's sort value and id, and a digest that binds it to the sort and the filters it was made
-for. The digest tells an altered or foreign cursor from a good one; it is no secret, and need not be: whatever
-a cursor can say, the filters can say too, and every value in it is checked.
+A cursor contains that row's sort value and id, and a digest of these, the sort and the filters, which detects altered
+and foreign cursors. The digest is not secret, and need not be: any position in a cursor can be requested by filters,
+too, and every value in it is checked.
 """
 
 import base64
@@ -17,18 +17,18 @@ from typing import Annotated, Any, Generic, TypeVar
 from urllib.parse import urlencode
 
 from fastapi import Depends, Request, Response
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from sqlalchemy import ColumnElement
 
 from app.core.api.openapi import Description, documented, header
-from app.core.api.types import MAX_ID, canonical_integer
+from app.core.api.types import CANONICAL_INTEGER, MAX_ID
 from app.core.errors import InvalidInput
 
 _DIGEST_SIZE = 12
 
 
 class PageQuery(BaseModel):
-    """What every list takes. A misspelt name is refused: without its filter the answer would be wrong.
+    """The query of every list. A misspelt name is rejected: without its filter the response would be wrong.
 
     A feature narrows `sort` to the columns that have an index with `id` behind them, each also with `-` in front:
     `Literal["id", "-id", "created_at", "-created_at"]`. They are NOT NULL, and integers, numbers, moments or text.
@@ -36,7 +36,7 @@ class PageQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    limit: Annotated[int, Field(ge=1, le=100), BeforeValidator(canonical_integer)] = 20
+    limit: Annotated[int, Field(ge=1, le=100), CANONICAL_INTEGER] = 20
     sort: str = "id"
     cursor: Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[A-Za-z0-9_-]*$")] | None = (
         Field(None, description="`next_cursor` of the page before, with the same sort and filters")
@@ -122,7 +122,7 @@ def position_of(query: PageQuery, column: ColumnElement[Any], scope: Mapping[str
             raise ValueError("altered, or made for another list, sort or filter")
         text, row_id = json.loads(payload)
         if type(text) is not str or type(row_id) is not int or not 1 <= row_id <= MAX_ID:
-            raise ValueError("no position")
+            raise ValueError("not a position")
         return PARSERS[column.type.python_type](text, column.type), row_id
     except (ValueError, TypeError, ArithmeticError, RecursionError, binascii.Error):
         problem = {
@@ -134,23 +134,23 @@ def position_of(query: PageQuery, column: ColumnElement[Any], scope: Mapping[str
 
 
 def _digest(payload: bytes, query: PageQuery, scope: Mapping[str, Any]) -> bytes:
-    bound = f"{type(query).__name__} {query.model_dump_json(exclude={'limit', 'cursor'})}".encode()
+    scoped = f"{type(query).__name__} {query.model_dump_json(exclude={'limit', 'cursor'})}".encode()
     if scope:
-        bound += json.dumps(sorted(scope.items()), default=str).encode()
-    return hashlib.blake2b(bound + b"\0" + payload, digest_size=_DIGEST_SIZE, person=b"cursor 1").digest()
+        scoped += json.dumps(sorted(scope.items()), default=str).encode()
+    return hashlib.blake2b(scoped + b"\0" + payload, digest_size=_DIGEST_SIZE, person=b"cursor 1").digest()
 
 
 def _integer(text: str, _: Any) -> int:  # noqa: ANN401 - SQLAlchemy's types
     number = int(text)
     if abs(number) > MAX_ID:
-        raise ValueError("no bigint")
+        raise ValueError("not a bigint")
     return number
 
 
 def _number(text: str, kind: Any) -> Decimal:  # noqa: ANN401
     number = Decimal(text)
     if not number.is_finite() or abs(number) >= 10 ** (kind.precision - kind.scale):
-        raise ValueError("no such number")
+        raise ValueError("not a number of the column")
     return number
 
 
@@ -167,7 +167,7 @@ def _date(text: str, _: Any) -> date:  # noqa: ANN401
 
 def _text(text: str, _: Any) -> str:  # noqa: ANN401
     if "\0" in text:
-        raise ValueError("no text")
+        raise ValueError("not text")
     text.encode()  # a lone surrogate is a ValueError
     return text
 

@@ -1,4 +1,4 @@
-"""What the bodies and the queries of every feature are made of, as strict as the database is."""
+"""Types for the bodies and queries of every feature, as strict as the database."""
 
 import re
 from datetime import UTC, date, datetime
@@ -43,21 +43,20 @@ AlphanumericName = Annotated[
 """At most 255 letters and digits."""
 
 
-_INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,40})", re.ASCII)
-_DECIMAL = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?", re.ASCII)
+def _matching(pattern: str, message: str) -> BeforeValidator:
+    """Reject text that does not match, although the type would accept it."""
+    matches = re.compile(pattern, re.ASCII).fullmatch
+
+    def check(value: object) -> object:
+        if isinstance(value, str) and not matches(value):
+            raise ValueError(message)
+        return value
+
+    return BeforeValidator(check)
 
 
-def canonical_integer(value: object) -> object:
-    """Refuse what `int` would take from a path or a query: `+1`, `1_0`, ` 1`, `01`, other scripts' digits."""
-    if isinstance(value, str) and not _INTEGER.fullmatch(value):
-        raise ValueError("must be a whole number in decimal digits")
-    return value
-
-
-def _decimal_text(value: object) -> object:
-    if isinstance(value, str) and not _DECIMAL.fullmatch(value):
-        raise ValueError("must be a number in decimal digits")
-    return value
+CANONICAL_INTEGER = _matching(r"-?(0|[1-9][0-9]{0,40})", "must be a whole number in decimal digits")
+"""For an `int` in a path or a query: rejects `+1`, `1_0`, ` 1`, `01`, and digits of other scripts."""
 
 
 def _exact(value: object) -> object:
@@ -78,7 +77,7 @@ def _json_number(value: object) -> object:
 
 
 def _json_integer(value: object) -> object:
-    """Take a whole JSON number, also `2.0` (JSON Schema, 6.1.1); bounded first, as `1e999999` is one, too."""
+    """Take a whole JSON number, also `2.0` (JSON Schema, 6.1.1), but check the size of `1e999999` first."""
     value = _exact(value)
     if isinstance(value, Decimal) and value.adjusted() < 20 and value == value.to_integral_value():
         return int(value)
@@ -96,9 +95,9 @@ def _in_utc(value: datetime) -> datetime:
 
 # Not `le=MAX_ID`: FastAPI makes a double of it, and only a power of two stays what it is.
 Id = Annotated[int, Field(ge=1, lt=MAX_ID + 1, examples=[7])]
-"""An id in an answer."""
-# The bounds stand before the validator: behind it, the schema would call them `ge` and `le`.
-IdText = Annotated[Id, BeforeValidator(canonical_integer)]
+"""An id in a response."""
+# The limits come before the validator: after it, the schema would call them `ge` and `le`.
+IdText = Annotated[Id, CANONICAL_INTEGER]
 """An id in a path or a query."""
 WholeNumber = BeforeValidator(_json_integer)
 """For an `int` in a body: pydantic's own would take strings and booleans as well."""
@@ -106,7 +105,7 @@ IdNumber = Annotated[Id, WholeNumber]
 """An id in a body that a client sends."""
 # At most 12 digits: a double carries 15, so the shortest decimal text of the float is the price itself.
 _NUMBER = PlainSerializer(float, return_type=float)
-# Without `multipleOf`: 0.01 is no double, so JavaScript's validators refuse 19.99.
+# Without `multipleOf`: 0.01 is not a double, so JavaScript's validators reject 19.99.
 _PRICE = WithJsonSchema(
     {
         "type": "number",
@@ -124,42 +123,25 @@ Money = Annotated[
 ]
 """A price in a body that a client sends: a JSON number, exact."""
 MoneyValue = Annotated[Decimal, _NUMBER, _PRICE]
-"""A price in an answer; the database has checked it."""
+"""A price in a response; the database has checked it."""
 MoneyBound = Annotated[
     Decimal,
-    BeforeValidator(_decimal_text),
+    _matching(r"-?[0-9]{1,40}(\.[0-9]{1,40})?", "must be a number in decimal digits"),
     Field(ge=0, le=MAX_MONEY, decimal_places=2, allow_inf_nan=False),
     WithJsonSchema({"type": "number", "minimum": 0, "maximum": float(MAX_MONEY)}),
 ]
-"""A bound of prices in a query."""
+"""A minimum or maximum price in a query."""
 Timestamp = Annotated[datetime, AfterValidator(_in_utc)]
-"""A moment in an answer: RFC 3339, UTC; a session of PostgreSQL may have another time zone."""
-
-
-def _moment_text(value: object) -> object:
-    if isinstance(value, str) and not re.fullmatch(_MOMENT, value, re.ASCII):
-        raise ValueError("must be a date and time with an offset, as RFC 3339 has it")
-    return value
-
-
-_MOMENT = r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[+-]\d\d:\d\d)"
+"""A moment in a response: RFC 3339, UTC; a session of PostgreSQL may have another time zone."""
 _DAY = r"\d{4}-\d\d-\d\d"
-
-
-def _day_text(value: object) -> object:
-    if isinstance(value, str) and not re.fullmatch(_DAY, value, re.ASCII):
-        raise ValueError("must be a date as RFC 3339 has it, for example 2026-11-26")
-    return value
-
-
 Moment = Annotated[
     AwareDatetime,
-    BeforeValidator(_moment_text),
+    _matching(
+        _DAY + r"[Tt ]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[+-]\d\d:\d\d)",
+        "must be a date and time with an offset, as in RFC 3339",
+    ),
     AfterValidator(_in_utc),
 ]
 """A moment in a query or a body: RFC 3339 with any offset. It is sent to the database in UTC."""
-Day = Annotated[
-    date,
-    BeforeValidator(_day_text),
-]
+Day = Annotated[date, _matching(_DAY, "must be a date as in RFC 3339, for example 2026-11-26")]
 """A date in a query or a body: `2026-11-26`."""
