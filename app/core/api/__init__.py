@@ -1,4 +1,4 @@
-"""What a feature's router and schemas are made of, beside the types in `app.core.api.types`."""
+"""What a feature's router and schemas import, besides the types in `app.core.api.types`."""
 
 from app.core.api.authentication import Caller, caller
 from app.core.api.conditional_requests import Conditions

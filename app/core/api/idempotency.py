@@ -1,4 +1,4 @@
-"""`Idempotency-Key`: a request that may be sent again and again, and happens once.
+"""`Idempotency-Key`: a request that may be sent several times, and is carried out once.
 
 The header is that of the IETF draft `draft-ietf-httpapi-idempotency-key-header-07`; the semantics are Stripe's. The key
 is stored with the result, in the same transaction (`app/core/database/idempotency.py`).

@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of an operation: derived from what its route takes."""
+"""The description of an operation in the OpenAPI document, derived from the parameters of its route."""
 
 import copy
 import http
@@ -61,7 +61,7 @@ def errors(*kinds: type[APIError]) -> dict[int | str, dict[str, Any]]:
 
 
 def documented(describe: Describe) -> Callable[[_Service], _Service]:
-    """Have a dependency bring its part of the description to every operation that takes it."""
+    """Make a dependency add its part of the description to every operation that uses it."""
 
     def mark(service: _Service) -> _Service:
         service.openapi_description = describe  # type: ignore[attr-defined]
@@ -70,7 +70,7 @@ def documented(describe: Describe) -> Callable[[_Service], _Service]:
     return mark
 
 
-# What `app.core.database` cannot say itself, because it does not know this package.
+# `app.core.database` cannot declare this itself, since it does not import this package.
 documented(lambda _method, _status: {"responses": errors(DatabaseError)})(get_database)
 
 

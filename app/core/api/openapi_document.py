@@ -1,4 +1,4 @@
-"""The OpenAPI document, completed: what FastAPI does not know, and what it assumes and is not so."""
+"""The OpenAPI document: adds what FastAPI does not know, and corrects what it assumes wrongly."""
 
 import copy
 import re
@@ -20,7 +20,7 @@ TraceId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,128}$", examples=["4b
 
 
 class InputError(BaseModel):
-    """One thing that is wrong with the input."""
+    """One error in the input."""
 
     loc: Annotated[list[str | int], Field(examples=[["body", "price"]])]
     msg: Annotated[str, Field(examples=["Input should be greater than 0"])]
@@ -60,7 +60,7 @@ _TRACE_HEADER = {"X-Trace-ID": {"$ref": "#/components/headers/X-Trace-ID"}}
 
 
 class OperationIds:
-    """Name operations by their handlers, as client generators name methods; a second one of a name by its path, too.
+    """Names operations after their handlers, as client generators name methods, and adds the path to a name in use.
 
     For `FastAPI(generate_unique_id_function=)`.
     """
@@ -112,7 +112,7 @@ def _complete_components(document: dict[str, Any], *, authenticated: bool) -> No
 
 
 def _add_links(document: dict[str, Any], path: str, operations: dict[str, Any]) -> None:
-    """Say how the answer of a creation leads to the operations on what was created, those below `path/{id}`."""
+    """Link the response of a creation to the operations on the new resource, those below `path/{id}`."""
     created = operations.get("post", {}).get("responses", {}).get("201", {"headers": {}})
     schema = created.get("content", {}).get(JSON, {}).get("schema", {})
     name = schema.get("$ref", "").rpartition("/")[2]
@@ -147,7 +147,7 @@ def _with_whole_bounds(part: Any) -> Any:  # noqa: ANN401 - any JSON value
 
 
 def _correct(operation: dict[str, Any], *, authenticated: bool) -> None:
-    """Add the errors that every operation can have, and complete what is there."""
+    """Add the errors that every operation can have, and complete the others."""
     if not authenticated:
         operation.pop("security", None)
     responses = operation["responses"]
@@ -171,7 +171,7 @@ def _correct(operation: dict[str, Any], *, authenticated: bool) -> None:
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """Say of an optional parameter what it is when it is sent: a header or a query knows no null."""
+    """Describe an optional parameter as it is sent: a header or a query has no null."""
     kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
     if len(kinds) != 1:
         return schema

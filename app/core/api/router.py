@@ -1,4 +1,4 @@
-"""The router of a feature: FastAPI's, with strict input and a shorter way from the request to the handler.
+"""The router of a feature: FastAPI's, with strict input and a faster path from the request to the handler.
 
 For every request FastAPI inspects the signatures of a handler and of its dependencies anew (docs/adr/0016-*). The
 routes here work that out once, in `get_route_handler`, the hook that FastAPI documents for this
@@ -167,7 +167,7 @@ def _responder(route: Any) -> Callable[[Any, Given], Coroutine[Any, Any, Respons
 
 
 def _description(route: Any) -> EndpointContext:  # noqa: ANN401
-    """Say for the log which handler a validation error belongs to."""
+    """Describe the handler, for the log of a validation error."""
     name = getattr(route.endpoint, "__name__", type(route.endpoint).__name__)
     endpoint = EndpointContext(function=name, path=f"{min(route.methods)} {route.path_format}")
     if (code := getattr(inspect.unwrap(route.endpoint), "__code__", None)) is not None:

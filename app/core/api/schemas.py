@@ -1,4 +1,4 @@
-"""The bases of a feature's schemas: what clients send, and what they get."""
+"""Base classes of a feature's schemas: of what clients send, and of what they receive."""
 
 from typing import Annotated, Generic, TypeVar
 
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 class RequestBody(BaseModel):
-    """What a client sends. Unknown members are refused."""
+    """What a client sends. Unknown members are rejected."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -23,12 +23,12 @@ class MergePatch(TypedDict):
 
 
 class ResponseBody(BaseModel):
-    """What a client gets: made of a row, of which it shows the fields that it names."""
+    """What a client receives: those fields of a row that the subclass declares."""
 
     model_config = ConfigDict(from_attributes=True)
 
 
 class Batch(RequestBody, Generic[T]):
-    """Many at once, in the order sent: `Batch[OrderCreate]`, and `Batch[Order]` in the answer."""
+    """Several at once, in the order sent: `Batch[OrderCreate]`, and `Batch[Order]` in the response."""
 
     items: Annotated[list[T], Field(min_length=1, max_length=1000)]

@@ -1,4 +1,4 @@
-"""Routes that no dependency of FastAPI reaches: mounted applications, and Starlette's own routes.
+"""Routes without FastAPI's dependencies: mounted applications, and Starlette's own routes.
 
 Where authentication is on, the application requires a token of every other route (`FastAPI(dependencies=)`), and
 does not start with one of these that is neither `TokenRequired` nor public:
@@ -42,7 +42,7 @@ class TokenRequired:
 
 
 class UnguardedRoutesMiddleware:
-    """Stops the start of an application that has such routes."""
+    """Prevents the start of an application with unguarded routes."""
 
     def __init__(self, app: ASGIApp, public: Collection[str]) -> None:
         self.app = app
