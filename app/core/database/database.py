@@ -15,15 +15,14 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
 
 from app.core.config import Settings
 from app.core.database.batching import Batcher
-from app.core.database.engine.dialect import StatementObserver, rewrite_statement
+from app.core.database.engine.dialect import StatementObserver
 from app.core.database.engine.executor import Executor
 from app.core.database.engine.replica import Replica, UnusableError
-from app.core.database.errors import READ_ONLY, sqlstate_of
 from app.core.database.once import Once
+from app.core.database.restrictions import one_statement, read_only
 from app.core.errors import APIError, DatabaseError
 from app.core.observability.instruments import DB_POOL_CONNECTIONS
 
@@ -57,54 +56,6 @@ class Mode(Enum):
     """Any number of statements, committed together."""
     AUTOCOMMIT = auto()
     """Statements that each commit by themselves. For `Resource`, which finds the reason if one changed nothing."""
-
-
-class WriteInReadUnit(RuntimeError):
-    """A read unit tried to write. Nothing was changed."""
-
-
-class SecondStatement(RuntimeError):
-    """A write unit ran a second statement, which was not sent: the two would not be atomic."""
-
-
-def _read_only(work: Callable[[Connection], T], milliseconds: int) -> Callable[[Connection], T]:
-    """Have the server refuse to write in each statement of `work`, and end it after `milliseconds` if they are not 0.
-
-    The statements of one message run in one implicit transaction (PostgreSQL manual, 54.2.2.1), so it takes no round
-    trip of its own.
-    """
-    timeout = f"SET LOCAL statement_timeout = {milliseconds}; " if milliseconds else ""
-    prefix = f"SET TRANSACTION READ ONLY; {timeout}"
-
-    def unit(connection: Connection) -> T:
-        rewrite_statement.set(prefix.__add__)
-        try:
-            return work(connection)
-        except DBAPIError as error:
-            if sqlstate_of(error) == READ_ONLY:
-                raise WriteInReadUnit("a read unit cannot write: use @write or @transaction") from error
-            raise
-
-    return unit
-
-
-def _one_statement(work: Callable[[Connection], T]) -> Callable[[Connection], T]:
-    """Refuse to run a second statement in `work`."""
-
-    def unit(connection: Connection) -> T:
-        sent = False
-
-        def count(statement: str) -> str:
-            nonlocal sent
-            if sent:
-                raise SecondStatement("a write unit is one statement: use @transaction for several")
-            sent = True
-            return statement
-
-        rewrite_statement.set(count)
-        return work(connection)
-
-    return unit
 
 
 class Database:
@@ -150,9 +101,9 @@ class Database:
                 work, begin=self._primary.transaction, repeat_if_lost=repeatable, reserved=batched
             )
         if mode is not Mode.READ:
-            unit = _one_statement(work) if mode is Mode.WRITE else work
+            unit = one_statement(work) if mode is Mode.WRITE else work
             return await self._primary.run(unit, repeat_if_lost=repeatable, reserved=batched)
-        unit = _read_only(work, 0 if batched else self._read_timeout)
+        unit = read_only(work, 0 if batched else self._read_timeout)
         if self._replica is not None:
             with contextlib.suppress(UnusableError):
                 return await self._replica.read(unit, reserved=batched)

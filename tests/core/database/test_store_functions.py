@@ -10,7 +10,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 from starlette.testclient import TestClient
 
 from app.core.database import Base, Database, read, transaction, write
-from app.core.database.database import SecondStatement, WriteInReadUnit
+from app.core.database.restrictions import SecondStatement, WriteInReadUnit
 from app.core.errors import APIError, Conflict, DatabaseError, InvalidInput
 from tests.conftest import SQL
 

@@ -1,0 +1,60 @@
+"""What a unit of work may not do, according to its mode: a read must not write, a write is one statement."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from app.core.database.engine.dialect import rewrite_statement
+from app.core.database.errors import READ_ONLY, sqlstate_of
+
+T = TypeVar("T")
+
+
+class WriteInReadUnit(RuntimeError):
+    """A read unit tried to write. Nothing was changed."""
+
+
+class SecondStatement(RuntimeError):
+    """A write unit ran a second statement, which was not sent: the two would not be atomic."""
+
+
+def read_only(work: Callable[[Connection], T], milliseconds: int) -> Callable[[Connection], T]:
+    """Have the server refuse to write in each statement of `work`, and end it after `milliseconds` if they are not 0.
+
+    The statements of one message run in one implicit transaction (PostgreSQL manual, 54.2.2.1), so it takes no round
+    trip of its own.
+    """
+    timeout = f"SET LOCAL statement_timeout = {milliseconds}; " if milliseconds else ""
+    prefix = f"SET TRANSACTION READ ONLY; {timeout}"
+
+    def unit(connection: Connection) -> T:
+        rewrite_statement.set(prefix.__add__)
+        try:
+            return work(connection)
+        except DBAPIError as error:
+            if sqlstate_of(error) == READ_ONLY:
+                raise WriteInReadUnit("a read unit cannot write: use @write or @transaction") from error
+            raise
+
+    return unit
+
+
+def one_statement(work: Callable[[Connection], T]) -> Callable[[Connection], T]:
+    """Refuse to run a second statement in `work`."""
+
+    def unit(connection: Connection) -> T:
+        sent = False
+
+        def count(statement: str) -> str:
+            nonlocal sent
+            if sent:
+                raise SecondStatement("a write unit is one statement: use @transaction for several")
+            sent = True
+            return statement
+
+        rewrite_statement.set(count)
+        return work(connection)
+
+    return unit
