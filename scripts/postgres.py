@@ -46,7 +46,7 @@ def running(data: Path, *, durable: bool = True) -> Iterator[str]:
     Yields
     ------
     str
-        The URL of the database `items`, as a role that owns it and is no superuser.
+        The URL of the database `items`, as a role that owns it and is not a superuser.
 
     Raises
     ------

@@ -10,7 +10,7 @@ def ask(request: urllib.request.Request | str, timeout: float) -> HTTPResponse:
     Raises
     ------
     OSError
-        If nobody answers, or with an error.
+        There is no response, or the response is an error.
     """
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     response: HTTPResponse = opener.open(request, timeout=timeout)

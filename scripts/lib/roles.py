@@ -1,4 +1,4 @@
-"""The role that the service uses: it owns the database, and is no superuser."""
+"""The role that the service uses: it owns the database, and is not a superuser."""
 
 import os
 import secrets

@@ -77,7 +77,7 @@ class Keys:
         AuthFailure
             The issuer has no such key, or its keys could not be read yet.
         """
-        for _ in range(2):  # a read under way may have begun before the key was published
+        for _ in range(2):  # the current read may have begun before the key was published
             if key := self._keys.get((kid, algorithm)):
                 return key
             if not self._keys:

@@ -10,7 +10,7 @@ from pydantic_core import to_json
 
 @dataclass(frozen=True, slots=True)
 class Once:
-    """A key, and what it stands for.
+    """A key, and the operation that it identifies.
 
     Attributes
     ----------

@@ -21,10 +21,10 @@ class SecondStatement(RuntimeError):
 
 
 def read_only(work: Callable[[Connection], T], milliseconds: int) -> Callable[[Connection], T]:
-    """Have the server refuse to write in each statement of `work`, and end it after `milliseconds` if they are not 0.
+    """Make the server reject writes in each statement of `work`, and cancel it after `milliseconds`, if not 0.
 
-    The statements of one message run in one implicit transaction (PostgreSQL manual, 54.2.2.1), so it takes no round
-    trip of its own.
+    The statements of one message run in one implicit transaction (PostgreSQL manual, 54.2.2.1), so this takes no
+    additional round trip.
     """
     timeout = f"SET LOCAL statement_timeout = {milliseconds}; " if milliseconds else ""
     prefix = f"SET TRANSACTION READ ONLY; {timeout}"
@@ -42,7 +42,7 @@ def read_only(work: Callable[[Connection], T], milliseconds: int) -> Callable[[C
 
 
 def one_statement(work: Callable[[Connection], T]) -> Callable[[Connection], T]:
-    """Refuse to run a second statement in `work`."""
+    """Raise for a second statement in `work`, without sending it."""
 
     def unit(connection: Connection) -> T:
         sent = False

@@ -1,7 +1,7 @@
 """Write log lines to stdout from a thread of their own, so that no request waits for the reader of the log.
 
-Lines wait in a queue of at most `_MAX_BYTES`. While nobody reads, or where stdout is closed, further lines are dropped
-and counted. The thread starts with the first line of a process; a forked worker has its own.
+Lines wait in a queue of at most `_MAX_BYTES`. While stdout is closed or not read, further lines are dropped and
+counted. The thread starts with the first line of a process; a forked worker has its own.
 """
 
 import os

@@ -144,7 +144,7 @@ class InputProtocol(ClosingProtocol):
         """Check the head, and start the request."""
         check_head(self.parser.get_method(), self.url, self.parser.get_http_version(), self.headers)
         self._upgrade_offered = self.parser.should_upgrade()
-        if self._upgrade_offered:  # `data_received` goes on
+        if self._upgrade_offered:  # `data_received` continues
             if self._should_upgrade():
                 super().on_headers_complete()  # which only notes the method
             return

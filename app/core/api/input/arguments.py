@@ -1,6 +1,6 @@
 """Turn a request into the arguments of a handler, by a plan that is made once for each route.
 
-FastAPI's own `solve_dependencies` inspects a handler's parameters anew for every request. The plan here does that when
+FastAPI's own `solve_dependencies` inspects a handler's parameters again for every request. The plan here does that when
 the route is made, and calls FastAPI's fields for the validation itself, so that values, errors and their order are the
 same. It covers what most handlers take; for every other handler `plan_of` returns None, and FastAPI serves it.
 """

@@ -53,7 +53,7 @@ class Executor:
     Attributes
     ----------
     busy
-        How many units are at work.
+        How many units are running.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Executor:
         self._report = report
         self._queue: deque[Unit] = deque()
         self._unreserved_queue: deque[Unit] = deque()
-        self._unreserved = 0  # units at work on connections that are not reserved
+        self._unreserved = 0  # running units on connections that are not reserved
         self._max_unreserved = self._size - self._size // _RESERVED_PART
         self._runners: dict[asyncio.Task[None], Runner] = {}
         self._idle_runners: list[Runner] = []

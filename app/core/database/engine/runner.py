@@ -78,7 +78,7 @@ class Runner:
         try:
             result = unit.context.run(self._try, unit)
         except Exception as error:  # noqa: BLE001 - it is the caller's
-            if not unit.future.done():  # else the caller has gone
+            if not unit.future.done():  # otherwise the caller was cancelled
                 unit.future.set_exception(error)
         else:
             if not unit.future.done():

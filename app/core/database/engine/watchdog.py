@@ -49,7 +49,7 @@ class Watchdog:
         self._since[connection] = time.monotonic()
 
     def end(self, connection: PsycopgConnection | None, *_: object) -> None:
-        """Note that a connection is not in use any more."""
+        """Note that a connection is no longer in use."""
         if connection is not None:
             self._since.pop(connection, None)
 

@@ -136,7 +136,7 @@ class _Slot:
             self.stream = Stream(self._scope, self._receive, self._send, self._limiter.streams)
             await self.stream.start(message)
         else:
-            # The server then tells the app that the client has gone, and so the app stops streaming.
+            # The server then tells the app that the client has disconnected, so that it stops streaming.
             self._rejected = True
             await response_for(self._scope, Overloaded())(self._scope, self._receive, self._send)
 
