@@ -1,45 +1,38 @@
 """Why a token was not accepted: a closed set, which is the label of a metric."""
 
 from enum import StrEnum
-from typing import NoReturn
+from typing import NoReturn, Self
 
 
 class Reason(StrEnum):
-    """The label `reason` of `auth_failures_total`; `text` is what the client is told."""
+    """The label `reason` of `auth_failures_total`, with the text for the client.
 
-    MISSING = "missing"
-    MALFORMED = "malformed"
-    ALGORITHM = "algorithm"
-    UNKNOWN_KEY = "unknown_key"
-    SIGNATURE = "signature"
-    EXPIRED = "expired"
-    NOT_YET_VALID = "not_yet_valid"
-    ISSUER = "issuer"
-    AUDIENCE = "audience"
-    CLAIMS = "claims"
-    SCOPE = "scope"
-    KEYS_UNAVAILABLE = "keys_unavailable"
+    Attributes
+    ----------
+    text
+        One sentence for `error_description`: no quotes and no backslash (RFC 6750, section 3).
+    """
 
-    @property
-    def text(self) -> str:
-        """One sentence for `error_description`: no quotes and no backslash (RFC 6750, section 3)."""
-        return _TEXTS[self]
+    text: str
 
+    def __new__(cls, label: str, text: str) -> Self:
+        """Create a member from its label and its text."""
+        reason = str.__new__(cls, label)
+        reason._value_, reason.text = label, text
+        return reason
 
-_TEXTS = {
-    Reason.MISSING: "A bearer token is required",
-    Reason.MALFORMED: "The token is not a signed JWT that this service understands",
-    Reason.ALGORITHM: "The signature algorithm is not accepted",
-    Reason.UNKNOWN_KEY: "The issuer has no such key",
-    Reason.SIGNATURE: "The signature is not valid",
-    Reason.EXPIRED: "The token has expired",
-    Reason.NOT_YET_VALID: "The token is not valid yet",
-    Reason.ISSUER: "The token is from another issuer",
-    Reason.AUDIENCE: "The token is for another audience",
-    Reason.CLAIMS: "A claim of the token is missing or not valid",
-    Reason.SCOPE: "The token lacks a scope",
-    Reason.KEYS_UNAVAILABLE: "Tokens cannot be verified at the moment",
-}
+    MISSING = "missing", "A bearer token is required"
+    MALFORMED = "malformed", "The token is not a signed JWT that this service understands"
+    ALGORITHM = "algorithm", "The signature algorithm is not accepted"
+    UNKNOWN_KEY = "unknown_key", "The issuer has no such key"
+    SIGNATURE = "signature", "The signature is not valid"
+    EXPIRED = "expired", "The token has expired"
+    NOT_YET_VALID = "not_yet_valid", "The token is not valid yet"
+    ISSUER = "issuer", "The token is from another issuer"
+    AUDIENCE = "audience", "The token is for another audience"
+    CLAIMS = "claims", "A claim of the token is missing or not valid"
+    SCOPE = "scope", "The token lacks a scope"
+    KEYS_UNAVAILABLE = "keys_unavailable", "Tokens cannot be verified at the moment"
 
 
 class AuthFailure(Exception):
