@@ -45,9 +45,9 @@ class APIRoute(fastapi.routing.APIRoute):
         fastapis = _strict(super().get_route_handler(), route)
         guard, dependant = authentication.without_guards(route.dependant, route.dependency_overrides_provider)
         plan = plan_of(dependant, route.param_convertors, route.body_field)
-        if plan is None or (route.body_field is not None and not _takes_json(route)):
-            return fastapis
-        return _short_way(plan, guard, route, fastapis)
+        readable = route.body_field is None or _takes_json(route)
+        handler = fastapis if plan is None or not readable else _short_way(plan, route, fastapis)
+        return handler if guard is None else _guarded(handler, guard, route.dependency_overrides_provider)
 
 
 class APIRouter(fastapi.APIRouter):
@@ -114,7 +114,18 @@ class _JSONRequest(Request):
         return await decode_json(await self.body())
 
 
-def _short_way(plan: Plan, guard: SecurityScopes | None, route: Any, fastapis: Handler) -> Handler:  # noqa: ANN401
+def _guarded(handler: Handler, guard: SecurityScopes, provider: Any) -> Handler:  # noqa: ANN401
+    """Require a token before anything is read: a request without one costs no more than that."""
+
+    async def guarded_handler(request: Request) -> Response:
+        if provider is None or not provider.dependency_overrides:
+            await authentication.caller(request, guard)
+        return await handler(request)
+
+    return guarded_handler
+
+
+def _short_way(plan: Plan, route: Any, fastapis: Handler) -> Handler:  # noqa: ANN401
     repeatable = repeatable_parameters(route.dependant)
     has_body = route.body_field is not None
     provider = route.dependency_overrides_provider
@@ -124,8 +135,6 @@ def _short_way(plan: Plan, guard: SecurityScopes | None, route: Any, fastapis: H
     async def handler(request: Request) -> Response:
         if provider is not None and provider.dependency_overrides:
             return await fastapis(request)
-        if guard is not None:  # before anything is read: a request without a token costs no more than that
-            await authentication.caller(request, guard)
         if repeatable is not None:
             check_query(request, repeatable)
         given = Given(request, await _json_of(request) if has_body else None)
