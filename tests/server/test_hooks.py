@@ -41,6 +41,7 @@ CALLED_BY: dict[str, str | None] = {
     "ServiceWebSocket.data_received": "uvicorn.protocols.http.httptools_impl",
     "ServiceWebSocket.handle_connect": "uvicorn.protocols.websockets.websockets_sansio_impl",
     "ServiceWebSocket.handle_cont": "uvicorn.protocols.websockets.websockets_sansio_impl",
+    "ServiceWebSocket.send_receive_event_to_app": "uvicorn.protocols.websockets.websockets_sansio_impl",
     "ServiceWebSocket.run_asgi": "uvicorn.protocols.websockets.websockets_sansio_impl",
     "ServiceWebSocket.connection_lost": None,
     "ServiceWebSocket.pause_writing": None,

@@ -77,10 +77,10 @@ class Wire:
         while True:
             head = await reader.readexactly(_HEAD.size)
             kind, length_ = _HEAD.unpack(head)
-            writer.write(head + await reader.readexactly(length_ - 4))
-            if kind == _READY_FOR_QUERY:
-                self.round_trips += 1
-                await writer.drain()
+            body = await reader.readexactly(length_ - 4)
+            self.round_trips += kind == _READY_FOR_QUERY  # before the client can ask for the number
+            writer.write(head + body)
+            await writer.drain()
 
 
 @contextlib.contextmanager
