@@ -14,10 +14,19 @@ NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 MAX_NAME = 40
 """Characters; a DNS label has at most 63, and some names get a suffix."""
 
-TEMPLATE_ONLY = ("bench", "scripts/bench", "tests/bench", "tests/docs/guide.py", "tests/docs/test_guide.py")
+TEMPLATE_ONLY = (
+    "bench",
+    "scripts/bench",
+    "tests/bench",
+    "tests/docs/guide.py",
+    "tests/docs/test_guide.py",
+    "tests/scripts/test_adopt.py",
+)
 ITEMS_ONLY = (
     "app/items",
+    "docs/adr/0010-schemathesis-and-state.md",
     "docs/api.md",
+    "schemathesis.toml",
     "scripts/lib/demo.py",
     "scripts/load-items",
     "scripts/load_items.py",
@@ -62,7 +71,8 @@ _MENTIONS = {
         (r", load-items,", ","),
         (r"; --demo fills in some data", ""),
     ),
-    "CONTRIBUTING.md": ((r"^\| load data into it .*\n", ""),),
+    "CONTRIBUTING.md": ((r"^\| load data into it .*\n", ""), (r", and `docs/api.md` against a running service", "")),
+    "docs/upgrade.md": ((r", `docs/api.md` \|", " |"),),
     ".env.example": ((r"^# .*\n# INVENTORY_URL=\n\n", ""),),
     "docker-compose.yml": ((r"^ +INVENTORY_URL: .*\n", ""),),
     "scripts/issue_token.py": (
@@ -70,7 +80,7 @@ _MENTIONS = {
         (r' or \["items:read", "items:write"\]', " or []"),
     ),
 }
-LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)")
+LINK = re.compile(r"\[([^]]*)\]\((?!\w+:|#)([^)#\s]+)(?:#[^)]*)?\)")
 ROW = re.compile(r"^\s*(\||[-*] |\d+\. )")
 
 
@@ -149,6 +159,7 @@ def _rewrite(file: Path, old: str, new: str, gone: set[str]) -> None:
     if file.suffix == ".md":
         text = text.replace("`scripts/bench`", "the benchmark of the template")
         text = "".join(line for line in text.splitlines(keepends=True) if not _has_dead_link(file, line))
+        text = LINK.sub(lambda link: link[0] if _exists(file, link[2]) else link[1], text)
     if "items" in gone:
         text = _without_items(file, text)
     if text != before:
@@ -157,7 +168,11 @@ def _rewrite(file: Path, old: str, new: str, gone: set[str]) -> None:
 
 def _has_dead_link(file: Path, line: str) -> bool:
     """Return whether a row of a table or a list links to a file that is gone."""
-    return bool(ROW.match(line)) and any(not (file.parent / link).exists() for link in LINK.findall(line))
+    return bool(ROW.match(line)) and not all(_exists(file, link[2]) for link in LINK.finditer(line))
+
+
+def _exists(file: Path, target: str) -> bool:
+    return (file.parent / target).exists()
 
 
 def _items_migrations() -> list[str]:

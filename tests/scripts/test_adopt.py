@@ -1,18 +1,15 @@
 """`scripts/adopt` and docs/upgrade.md, each in a copy of the repository."""
 
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from app import __title__
-from tests.support.copies import copy_repository
-from tests.support.copies import run as python
+from tests.support.copies import copy_repository, execute, git, run
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 
-_IDENTITY = ("-c", "user.name=tester", "-c", "user.email=tester@example.com")
 # What a change in any of the files could break, and takes seconds.
 _CHECKS: list[list[str]] = [
     ["-m", "ruff", "format", "--check", "--quiet", "."],
@@ -20,17 +17,6 @@ _CHECKS: list[list[str]] = [
     ["-m", "mypy"],
     ["-c", "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"],
 ]
-
-
-def run(folder: Path, *command: str, status: int = 0) -> str:
-    """Run a command in a copy, and return what it printed."""
-    done = subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True, timeout=300)
-    assert done.returncode == status, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
-def git(folder: Path, *words: str, status: int = 0) -> str:
-    return run(folder, "git", *_IDENTITY, *words, status=status)
 
 
 def commit(folder: Path, message: str) -> None:
@@ -41,7 +27,7 @@ def commit(folder: Path, message: str) -> None:
 def check(folder: Path, *tests: str) -> None:
     """Run the quick checks of `scripts/test`, and some tests, with this Python."""
     for words in (*_CHECKS, ["-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]):
-        python(folder, *words)
+        run(folder, *words)
 
 
 @pytest.fixture
@@ -63,7 +49,7 @@ def copy(template: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", ["Orders", "orders_service", "orders-", "or--ders", "1orders", "", "o" * 41])
 def test_a_bad_name_gets_one_line(copy: Path, name: str) -> None:
-    said = run(copy, "scripts/adopt", name, status=1)
+    said = execute(copy, "scripts/adopt", name, status=1)
 
     assert said.startswith("adopt: invalid name"), said
     assert said.count("\n") == 1
@@ -73,12 +59,12 @@ def test_a_bad_name_gets_one_line(copy: Path, name: str) -> None:
 def test_uncommitted_changes_are_not_mixed_with_its_own(copy: Path) -> None:
     (copy / "README.md").write_text("mine")
 
-    assert "uncommitted changes" in run(copy, "scripts/adopt", "orders-service", status=1)
+    assert "uncommitted changes" in execute(copy, "scripts/adopt", "orders-service", status=1)
     assert (copy / "README.md").read_text() == "mine"
 
 
 def test_nothing_has_the_name_of_the_template_afterwards(copy: Path) -> None:
-    run(copy, "scripts/adopt", "orders-service")
+    execute(copy, "scripts/adopt", "orders-service")
 
     words = __title__.split("-")
     pattern = "[-_ ]?".join(words)
@@ -88,30 +74,34 @@ def test_nothing_has_the_name_of_the_template_afterwards(copy: Path) -> None:
 
 
 def test_twice_is_harmless(copy: Path) -> None:
-    run(copy, "scripts/adopt", "orders-service")
+    execute(copy, "scripts/adopt", "orders-service")
     commit(copy, "Adopt")
 
-    assert "already" in run(copy, "scripts/adopt", "orders-service")
+    assert "already" in execute(copy, "scripts/adopt", "orders-service")
     assert git(copy, "status", "--porcelain") == ""
 
 
 def test_without_items_the_application_is_whole(copy: Path) -> None:
-    run(copy, "scripts/adopt", "orders-service", "--without-items")
+    execute(copy, "scripts/adopt", "orders-service", "--without-items")
 
-    assert git(copy, "grep", "-n", "app.items", "--", "app", "pyproject.toml", status=1) == ""
-    python(copy, "-m", "ruff", "check", "--quiet", "app")
+    assert git(copy, "grep", "-nE", "app.items|[\"'(]/items", "--", "app", "tests", "pyproject.toml", status=1) == ""
+    run(copy, "-m", "ruff", "check", "--quiet", "app")
     paths = "import app.main; print(*app.main.app.openapi()['paths'])"
-    assert "/health/live" in python(copy, "-c", f"import os; os.environ['DATABASE_URL'] = 'postgresql://o/o'; {paths}")
+    assert "/health/live" in run(copy, "-c", f"import os; os.environ['DATABASE_URL'] = 'postgresql://o/o'; {paths}")
 
 
 @pytest.mark.slow
-def test_a_copy_passes_its_checks(copy: Path) -> None:
-    run(copy, "scripts/adopt", "orders-service")
+@pytest.mark.parametrize("options", [(), ("--without-items",)])
+def test_a_copy_passes_its_checks(copy: Path, options: tuple[str, ...]) -> None:
+    execute(copy, "scripts/adopt", "orders-service", *options)
     commit(copy, "Adopt")
 
     check(
         copy,
         "tests/docs",
+        "tests/test_main.py",
+        "tests/test_migrations.py",
+        "tests/core/resources",
         "tests/core/test_config.py",
         "tests/observability/test_rules.py",
         "tests/deploy/test_compose.py",
@@ -121,9 +111,8 @@ def test_a_copy_passes_its_checks(copy: Path) -> None:
 @pytest.mark.slow
 def test_a_release_of_the_template_merges_without_a_conflict(template: Path, copy: Path) -> None:
     """The copy has a name and a resource of its own; the release changes core, a manifest, an alert and a page."""
-    run(copy, "scripts/adopt", "orders-service")
-    (copy / "app/orders").mkdir()
-    (copy / "app/orders/__init__.py").write_text('"""Orders."""\n')
+    execute(copy, "scripts/adopt", "orders-service")
+    run(copy, "scripts/new_resource.py", "orders")
     commit(copy, "Orders")
     edits = {
         "app/core/lifecycle.py": ("class ", "RELEASED = True\n\n\nclass "),
@@ -146,4 +135,4 @@ def test_a_release_of_the_template_merges_without_a_conflict(template: Path, cop
     assert "RELEASED" in (copy / "app/core/lifecycle.py").read_text()
     assert "Released." not in (copy / "CHANGELOG.md").read_text()
     assert "orders-service" in (copy / "deploy/kubernetes/base/kustomization.yaml").read_text()
-    check(copy, "tests/docs", "tests/core/test_config.py")
+    check(copy, "tests/docs", "tests/core/test_config.py", "tests/orders", "tests/test_migrations.py")

@@ -22,12 +22,24 @@ def copy_repository(folder: Path) -> None:
 
 def run(folder: Path, *arguments: str) -> str:
     """Run Python in the copy, and return what it printed."""
-    # The copy's own code, not this repository's; what it covers is nobody's business.
+    return execute(folder, sys.executable, *arguments)
+
+
+def git(folder: Path, *words: str, status: int = 0) -> str:
+    """Run git as somebody who is not the developer, and return what it printed."""
+    return execute(
+        folder, "git", "-c", "user.name=tester", "-c", "user.email=tester@example.com", *words, status=status
+    )
+
+
+def execute(folder: Path, *command: str, status: int = 0) -> str:
+    """Run a command in the copy, and return what it printed; it is to exit with `status`."""
+    # The copy's own code, not this repository's, and without coverage.
     variables = {**environment(), "PYTHONPATH": str(folder), "RUFF_NO_CACHE": "true"}
     for name in ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START"):
         variables.pop(name, None)
     done = subprocess.run(
-        [sys.executable, *arguments],
+        command,
         check=False,
         cwd=folder,
         env=variables,
@@ -37,5 +49,5 @@ def run(folder: Path, *arguments: str) -> str:
         text=True,
         timeout=300,
     )
-    assert done.returncode == 0, done.stdout
+    assert done.returncode == status, done.stdout
     return done.stdout
