@@ -109,7 +109,9 @@ class Database:
                 return await self._replica.read(unit, reserved=batched)
         return await self._primary.run(unit, repeat_if_lost=True, reserved=batched)
 
-    async def run_batched(self, mode: Mode, work: BatchWork[Q, A], question: Q, *, repeatable: bool = False) -> A:
+    async def run_batched(
+        self, mode: Mode, work: BatchWork[Q, A], question: Q, *, repeatable: bool = False, reserved: bool = True
+    ) -> A:
         """Run for one question what `work` does for many: calls that meet share a statement, and its commit.
 
         Parameters
@@ -122,17 +124,25 @@ class Database:
             Calls share a statement if they have the same `work`.
         question
             Of this call.
+        reserved
+            Whether `work` may use the connections that are reserved for batched work, because it is quick.
         """
         batcher = self._batchers.get(work)
         if batcher is None:
             # Neither the batcher nor what it calls keeps `work` alive.
-            ask = partial(self._ask, mode, weakref.ref(work), repeatable=repeatable)
+            ask = partial(self._ask, mode, weakref.ref(work), repeatable=repeatable, reserved=reserved)
             batcher = self._batchers[work] = Batcher(ask, max_batch=_MAX_BATCH, max_in_flight=_MAX_IN_FLIGHT)
         answer: A = await batcher(question)
         return answer
 
     async def _ask(
-        self, mode: Mode, work_of: "weakref.ref[BatchWork[Q, A]]", questions: Sequence[Q], *, repeatable: bool
+        self,
+        mode: Mode,
+        work_of: "weakref.ref[BatchWork[Q, A]]",
+        questions: Sequence[Q],
+        *,
+        repeatable: bool,
+        reserved: bool,
     ) -> Sequence[A | Exception]:
         work = work_of()
         assert work is not None  # noqa: S101 - the callers hold it
@@ -140,7 +150,7 @@ class Database:
         async def ask_alone(question: Q) -> A | Exception:
             try:
                 (answer,) = await self.run(
-                    mode, lambda connection: work(connection, [question]), repeatable=repeatable, batched=True
+                    mode, lambda connection: work(connection, [question]), repeatable=repeatable, batched=reserved
                 )
             except Exception as error:  # noqa: BLE001 - it is this caller's
                 return error
@@ -148,7 +158,7 @@ class Database:
 
         try:
             return await self.run(
-                mode, lambda connection: work(connection, questions), repeatable=repeatable, batched=True
+                mode, lambda connection: work(connection, questions), repeatable=repeatable, batched=reserved
             )
         except APIError as error:
             if error.status >= 500 or len(questions) == 1:

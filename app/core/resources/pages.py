@@ -10,6 +10,7 @@ from sqlalchemy import (
     Connection,
     Dialect,
     Integer,
+    Row,
     Select,
     Table,
     Text,
@@ -30,6 +31,8 @@ Filter = ColumnElement[bool] | QueryableAttribute[Any]
 
 _CHUNK = 1000
 """Rows that a stream reads by one statement, and holds in memory."""
+_FIRST_ROWS = 20
+"""A first page of at most so many rows, without filters, shares its statement with others: most lists are that."""
 
 
 class Pages(Generic[M]):
@@ -61,6 +64,7 @@ class Pages(Generic[M]):
             self._filters[name] = self._columns[name] == bindparam(name)
         self._scope = [name for name in self._filters if name not in query.model_fields]
         self._made: dict[tuple[str | bool, ...], Select[Any]] = {}
+        self._first: dict[str, _FirstPage] = {}
         for sort in get_args(query.model_fields["sort"].annotation):
             column = self._columns[sort.removeprefix("-")]
             if column.nullable or column.type.python_type not in PARSERS:
@@ -79,8 +83,16 @@ class Pages(Generic[M]):
             The cursor is invalid, or belongs to another list, sort or filter.
         """
         if isinstance(db, Database):
-            return db.run(Mode.READ, lambda connection: self._page(connection, query, scope, query.limit))
+            return self._read(db, query, scope)
         return run_on(db, self._page, query, scope, query.limit, session=False)
+
+    async def _read(self, db: Database, query: PageQuery, scope: Mapping[str, Any]) -> PageOf[M]:
+        if query.cursor is not None or query.limit > _FIRST_ROWS or self._values(query, scope):
+            return await db.run(Mode.READ, partial(self._page, query=query, scope=scope, limit=query.limit))
+        first = self._first.get(query.sort)
+        if first is None:
+            first = self._first[query.sort] = _FirstPage(self._statement(query, {}))
+        return self._cut(await db.run_batched(Mode.READ, first, None, reserved=False), query, scope, query.limit)
 
     async def stream(self, db: Database, query: PageQuery, **scope: Any) -> AsyncIterator[M]:  # noqa: ANN401
         """Read all rows from the cursor on, in chunks.
@@ -98,17 +110,29 @@ class Pages(Generic[M]):
             after = query.model_copy(update={"cursor": page.next_cursor})
 
     def _page(self, connection: Connection, query: PageQuery, scope: Mapping[str, Any], limit: int) -> PageOf[M]:
-        if scope.keys() ^ set(self._scope):
-            raise TypeError(f"the list wants {self._scope}, and was given {list(scope)}")
-        values = {name: value for name in self._filters if (value := getattr(query, name, None)) is not None}
-        values.update(scope)
-        shape: tuple[str | bool, ...] = (query.sort, query.cursor is not None, *values)
-        if (statement := self._made.get(shape)) is None:
-            statement = self._made[shape] = self._make(query, values)
+        values = self._values(query, scope)
+        statement = self._statement(query, values)
         values["page_rows"] = limit + 1
         if query.cursor is not None:
             values["page_last"], values["page_last_id"] = position_of(query, self._columns[sort_key(query)], scope)
-        rows = cast("Sequence[M]", connection.execute(statement, values).all())
+        return self._cut(connection.execute(statement, values).all(), query, scope, limit)
+
+    def _values(self, query: PageQuery, scope: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the values of the filters that hold."""
+        if scope.keys() ^ set(self._scope):
+            raise TypeError(f"the list wants {self._scope}, and was given {list(scope)}")
+        values = {name: value for name in self._filters if (value := getattr(query, name, None)) is not None}
+        return {**values, **scope}
+
+    def _statement(self, query: PageQuery, filters: Iterable[str]) -> Select[Any]:
+        shape: tuple[str | bool, ...] = (query.sort, query.cursor is not None, *filters)
+        if (statement := self._made.get(shape)) is None:
+            statement = self._made[shape] = self._make(query, filters)
+        return statement
+
+    def _cut(self, found: Sequence[Row[Any]], query: PageQuery, scope: Mapping[str, Any], limit: int) -> PageOf[M]:
+        """Make a page of the rows of its statement, which reads at least one more if there is one."""
+        rows = cast("Sequence[M]", found)
         if len(rows) <= limit:
             return PageOf(rows, None)
         return PageOf(rows[:limit], cursor_after(rows[limit - 1], query, scope))
@@ -124,6 +148,18 @@ class Pages(Generic[M]):
             statement = statement.where(here < there if descending else here > there)
         order = [column.desc() if descending else column.asc() for column in keys]
         return statement.order_by(*order).limit(bindparam("page_rows", type_=Integer()))
+
+
+class _FirstPage:
+    """The first rows of a list, the same for all who ask at the same time."""
+
+    def __init__(self, statement: Select[Any]) -> None:
+        self._statement = statement
+
+    def __call__(self, connection: Connection, questions: Sequence[None]) -> Sequence[Sequence[Row[Any]]]:
+        """Read them once."""
+        rows = connection.execute(self._statement, {"page_rows": _FIRST_ROWS + 1}).all()
+        return [rows] * len(questions)
 
 
 def _condition(name: str, given: Filter) -> ColumnElement[bool]:

@@ -17,7 +17,7 @@ from app.core.database.once import Once
 from app.core.errors import DatabaseError
 from app.core.resources import Pages, Resource
 from tests.conftest import SQL, MakeSettings
-from tests.sample.things import ThingCreate, ThingNotFound, ThingQuery, ThingRow, things
+from tests.sample.things import ThingCreate, ThingNotFound, ThingQuery, ThingRow, pages, things
 
 pytestmark = pytest.mark.anyio
 
@@ -182,3 +182,22 @@ class Nameless(RequestBody):
 def test_a_column_that_would_have_no_value_is_an_error() -> None:
     with pytest.raises(TypeError, match=r"things\.name may not be null"):
         Resource(ThingRow, create=Nameless, not_found=ThingNotFound)
+
+
+async def test_first_pages_share_a_statement_and_each_has_its_own_size(db: Database, sql: SQL) -> None:
+    sql("INSERT INTO things (name, price) SELECT 'Lamp' || n, n FROM generate_series(1, 30) AS n")
+    await pages.read(db, ThingQuery())
+    statements.clear()
+    limits = [1 + n % 20 for n in range(60)]
+
+    answers = await asyncio.gather(*(pages.read(db, ThingQuery(sort="-price", limit=limit)) for limit in limits))
+
+    assert len(statements) < 30, len(statements)
+    for limit, page in zip(limits, answers, strict=True):
+        assert [row.price for row in page.items] == list(range(30, 30 - limit, -1))
+        following = await pages.read(db, ThingQuery(sort="-price", limit=3, cursor=page.next_cursor))
+        assert [row.price for row in following.items] == list(range(30 - limit, 27 - limit, -1))
+    cheap, all_of_them = await asyncio.gather(
+        pages.read(db, ThingQuery(max_price=2)), pages.read(db, ThingQuery(limit=100))
+    )
+    assert (len(cheap.items), len(all_of_them.items), all_of_them.next_cursor) == (2, 30, None)
