@@ -50,11 +50,14 @@ class _Exchange:
         So a client that has a response finds it in the metrics.
         """
         if message["type"] == "http.response.start":
-            await self._send(self._start(message))
-            if self.method == "HEAD" and STREAM in self.scope:
-                # The app would go on producing a body that is dropped; this message makes the server tell it to stop.
-                self.record()
-                await self._send({"type": "http.response.body", "body": b""})
+            head = self._start(message)
+            if self.method != "HEAD":
+                await self._send(head)
+                return
+            # The head is all that the client waits for. The body would be dropped; the end makes a stream stop.
+            self.record()
+            await self._send(head)
+            await self._send({"type": "http.response.body", "body": b""})
             return
         if self.finished:
             return
@@ -63,8 +66,6 @@ class _Exchange:
             if not last:
                 return
             message = {"type": "http.response.body", "body": self._replacement}
-        if self.method == "HEAD":
-            message = {**message, "body": b""}
         if last:
             self.record()
         await self._send(message)
