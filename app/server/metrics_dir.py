@@ -15,12 +15,19 @@ from pathlib import Path
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 _PREFIX = "service-metrics-"
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - only as the parent of a private folder
+# Bytes that must be free there: a worker's files have less than 1 MiB.
+_ROOM = 8 * 1024 * 1024
 
 
 def memory_dir() -> Path:
     """Return a folder for small files that are written often: in memory if possible, not on a disk."""
     usable = _SHARED_MEMORY.is_dir() and os.access(_SHARED_MEMORY, os.W_OK | os.X_OK)
-    return _SHARED_MEMORY if usable else Path(tempfile.gettempdir())
+    return _SHARED_MEMORY if usable and _free(_SHARED_MEMORY) >= _ROOM else Path(tempfile.gettempdir())
+
+
+def _free(folder: Path) -> int:
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize
 
 
 def prepare() -> Path:
@@ -35,7 +42,8 @@ def prepare() -> Path:
     # A private one belongs to a running master whose environment was inherited (SIGUSR2).
     own = not given or Path(given).name.startswith(_PREFIX)
     if own:
-        _prune(memory_dir())
+        for parent in (_SHARED_MEMORY, Path(tempfile.gettempdir())):
+            _prune(parent)
         folder = _private(memory_dir())
     else:
         folder = Path(given)

@@ -12,7 +12,7 @@ from tests.conftest import MakeSettings, StartService
 from tests.hostile.ordinary import ordinary_beside
 from tests.support.cluster import connected
 from tests.support.http import send
-from tests.support.service import ROOT, environment
+from tests.support.service import ROOT, environment, eventually, free_port
 
 
 def test_waiters_for_a_locked_row_do_not_hold_up_reads(start_service: StartService, database_url: str) -> None:
@@ -84,3 +84,37 @@ def test_metrics_on_a_full_file_system_end_no_process(tmp_path: Path, kilobytes:
     )
 
     assert run.stdout.splitlines() == ["alive"], (run.returncode, run.stderr[-2000:])
+
+
+_SERVE = """
+mount -t tmpfs -o size=1m none /dev/shm && exec "$0" -m app.server app.main:app
+"""
+
+
+def test_metrics_are_elsewhere_where_shared_memory_has_no_room(tmp_path: Path, database_url: str) -> None:
+    if subprocess.run(["unshare", "--mount", "--map-root-user", "true"], check=False, timeout=10).returncode != 0:
+        pytest.skip("no user namespaces here")
+    port = free_port()
+    variables = {"DATABASE_URL": database_url, "PORT": str(port), "HOST": "127.0.0.1", "DRAIN_SECONDS": "0"}
+    process = subprocess.Popen(
+        ["unshare", "--mount", "--map-root-user", "sh", "-c", _SERVE, sys.executable],
+        cwd=ROOT,
+        env=environment(**variables, TMPDIR=str(tmp_path), WEB_CONCURRENCY="2"),
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        eventually(lambda: _is_alive(port), 60)
+        assert b"http_requests_total{" in send(port, "GET", "/metrics").body
+        assert list(tmp_path.glob("service-metrics-*/*.db"))
+    finally:
+        process.terminate()
+        assert process.wait(30) == 0
+    assert not list(tmp_path.glob("service-metrics-*"))
+
+
+def _is_alive(port: int) -> bool:
+    try:
+        return send(port, "GET", "/health/live").status == 200
+    except OSError:
+        return False
