@@ -62,3 +62,18 @@ def test_expensive_bodies_hold_up_nothing_else(service: Service) -> None:
 
     with ordinary_beside(service, growth=96):
         in_parallel(8, attack, 120)
+
+
+def test_the_largest_batches_take_turns_with_their_memory(service: Service) -> None:
+    items = [{"name": f"Lamp{number}", "price": 19.99, "description": "d" * 940} for number in range(1_000)]
+    body = json.dumps({"items": items}).encode()
+
+    statuses: list[int] = []
+
+    def attack() -> None:
+        statuses.extend(send(service.port, "POST", "/things/batch", JSON, body=body).status for _ in range(2))
+
+    with ordinary_beside(service, growth=60):  # each takes 15 MiB while it is processed
+        in_parallel(24, attack, 120)
+    assert set(statuses) <= {201, 503}
+    assert statuses.count(201) > len(statuses) // 3

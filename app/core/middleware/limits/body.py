@@ -4,6 +4,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core.error_responses import response_for
 from app.core.errors import PayloadTooLarge
+from app.core.middleware.limits.turns import LARGE, Turns
 from app.core.middleware.route_table import RouteTable
 
 
@@ -27,15 +28,18 @@ class BodyLimitMiddleware:
         self.app = app
         self.max_body_bytes = max_body_bytes
         self.routes = routes
+        self._turns = Turns(max_body_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        declared = next(
+            (int(value) for name, value in scope["headers"] if name == b"content-length" and value.isdigit()), None
+        )
         limit = self.routes.body_limit(scope["method"], scope["path"], self.max_body_bytes)
-        if declared.isdigit() and int(declared) > limit:
+        if declared is not None and declared > limit:
             # Without `Connection: close`: a client that sends all before it reads would get a reset instead of this.
             await response_for(scope, PayloadTooLarge())(scope, receive, send)
             return
@@ -49,4 +53,35 @@ class BodyLimitMiddleware:
                 raise PayloadTooLarge
             return message
 
-        await self.app(scope, limited_receive, send)
+        # A body without a length is chunked. A route with a higher limit of its own reads its body in parts.
+        small = scope["method"] in {"GET", "HEAD"} if declared is None else declared <= LARGE
+        if small or limit > self.max_body_bytes:
+            await self.app(scope, limited_receive, send)
+        else:
+            await self._serve_in_turn(scope, limited_receive, send)
+
+    async def _serve_in_turn(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Call the app; from the end of a large body to the beginning of its response it has a turn."""
+        received, taken = 0, 0
+
+        async def receive_in_turn() -> Message:
+            nonlocal received, taken
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > LARGE and message["type"] == "http.request" and not message.get("more_body", False):
+                taken = await self._turns.take(received)
+            return message
+
+        async def send_after_turn(message: Message) -> None:
+            end_turn()
+            await send(message)
+
+        def end_turn() -> None:
+            nonlocal taken
+            size, taken = taken, 0
+            self._turns.give(size)
+
+        try:
+            await self.app(scope, receive_in_turn, send_after_turn)
+        finally:
+            end_turn()

@@ -1,0 +1,34 @@
+"""Clients that ask for much, and do not read it."""
+
+import contextlib
+import socket
+from pathlib import Path
+
+from tests.hostile.ordinary import memory_of
+from tests.server.conftest import launch
+from tests.support.http import Connection
+from tests.support.service import eventually
+
+BIG = 20_000_000  # bytes of `/big`
+CUT = "The responses that clients have not read take too much memory"
+
+
+def test_responses_that_nobody_reads_are_limited_together(tmp_path: Path) -> None:
+    service = launch(tmp_path, app="tests.server.stream_app:app").wait_until_alive()
+    [worker] = service.wait_for_workers(1)
+    before = memory_of(worker)
+    try:
+        with contextlib.ExitStack() as stack:
+            for _ in range(12):
+                attacker = stack.enter_context(socket.socket())
+                attacker.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                attacker.connect(("127.0.0.1", service.port))
+                attacker.sendall(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert attacker.recv(1) == b"H"  # it is written, in part to the kernel
+            eventually(lambda: service.messages().count(CUT) >= 8)
+            grown = memory_of(worker) - before
+            with Connection(service.port) as reader:
+                assert len(reader.get("/big").body) == BIG
+    finally:
+        service.stop()
+    assert grown < 64 + 4 * BIG // 2**20  # and what is made before it is counted
