@@ -20,12 +20,15 @@ from lib.container_engine import Answer, Client, SmokeError, docker, expect, ins
 
 IMAGE = os.environ["IMAGE"]
 COMPOSE = shlex.split(os.environ.get("COMPOSE", "docker compose"))
-PROJECT = f"items-smoke-{os.getpid()}"
+PROJECT = f"smoke-image-{os.getpid()}"
 HARDENED = ["--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
 NOWHERE = "DATABASE_URL=postgresql://nobody@127.0.0.1:1/nowhere"
 FIELDS = {"timestamp", "level", "logger", "message", "service"}
 DRAIN_SECONDS = 5
 GRACE_SECONDS = 60
+# What is asked for again and again: a list of items, or the document in a copy without them.
+HAS_ITEMS = (Path(__file__).parents[1] / "app" / "items").is_dir()
+WORK = "/items?limit=1" if HAS_ITEMS else "/openapi.json"
 PROBE = Path(__file__).parent / "lib" / "inside_container.py"
 VARIABLES = {
     "IMAGE": IMAGE,
@@ -145,8 +148,20 @@ def check_inside(app: str) -> str:
 
 def check_api(call: Client) -> str:
     """Call each operation once."""
-    made = call("POST", "/items", {"name": "Lamp", "price": 19.99}, Idempotency_Key="smoke", X_Trace_ID="smoke-1")
-    expect(made.status == 201 and made.headers["x-trace-id"] == "smoke-1", f"POST: {made}")
+    work = call("GET", WORK, X_Trace_ID="smoke-1")
+    expect(work.status == 200 and work.headers["x-trace-id"] == "smoke-1", f"{WORK}: {work}")
+    answers = {path: call("GET", path) for path in ("/health/ready", "/openapi.json", "/metrics")}
+    wrong = {path: answer for path, answer in answers.items() if answer.status != 200}
+    expect(not wrong, f"unexpected: {wrong}")
+    template = WORK.partition("?")[0]
+    expect(f'path="{template}"' in answers["/metrics"].body, "no metrics of what was called")
+    return f"{len(answers) + 1} requests as expected" + (f"; {check_items(call)}" if HAS_ITEMS else "")
+
+
+def check_items(call: Client) -> str:
+    """Call each operation of items once."""
+    made = call("POST", "/items", {"name": "Lamp", "price": 19.99}, Idempotency_Key="smoke")
+    expect(made.status == 201, f"POST: {made}")
     again = call("POST", "/items", {"name": "Lamp", "price": 19.99}, Idempotency_Key="smoke")
     expect(again.headers.get("idempotent-replayed") == "true" and again.body == made.body, f"POST again: {again}")
     path, etag = made.headers["location"], made.headers["etag"]
@@ -160,14 +175,10 @@ def check_api(call: Client) -> str:
         "bad input": (call("POST", "/items", {"name": "", "price": -1}), 422),
         "DELETE": (call("DELETE", path), 204),
         "what is gone": (call("GET", path), 404),
-        "readiness": (call("GET", "/health/ready"), 200),
-        "the document": (call("GET", "/openapi.json"), 200),
-        "metrics": (call("GET", "/metrics"), 200),
     }
     wrong = {name: answer for name, (answer, status) in answers.items() if answer.status != status}
     expect(not wrong, f"unexpected: {wrong}")
-    expect('path="/items/{item_id}"' in answers["metrics"][0].body, "no metrics of what was called")
-    return f"{len(answers) + 3} requests as expected"
+    return f"{len(answers) + 3} of items"
 
 
 def check_limits(app: str, call: Client) -> str:
@@ -176,13 +187,15 @@ def check_limits(app: str, call: Client) -> str:
     expect(limits["Memory"] == 256 * 1024**2 and limits["NanoCpus"] == 5 * 10**8, "it has other limits")
 
     def one(number: int) -> Answer:
-        return call("POST", "/items", {"name": f"n{number}", "price": 1}) if number % 3 else call("GET", "/items")
+        if HAS_ITEMS and number % 3:
+            return call("POST", "/items", {"name": f"n{number}", "price": 1})
+        return call("GET", WORK)
 
     started = time.monotonic()
     with ThreadPoolExecutor(8) as pool:
         statuses = Counter(answer.status for answer in pool.map(one, range(600)))
     seconds = time.monotonic() - started
-    expect(set(statuses) == {200, 201}, f"answers: {statuses}")
+    expect(set(statuses) <= {200, 201}, f"answers: {statuses}")
     used = docker("stats", "--no-stream", "--format", "{{.MemUsage}}", app)
     return f"600 requests in {seconds:.1f} s, memory {used}"
 
@@ -192,8 +205,9 @@ def check_outage(call: Client) -> str:
     compose("stop", "db")
     wait_for(lambda: call("GET", "/health/ready").status == 503, "not ready", 10)
     expect(call("GET", "/health/live").status == 200, "not alive")
-    answer = call("GET", "/items")
-    expect(answer.status == 503 and answer.body["detail"]["code"] == "DATABASE_ERROR", f"{answer}")
+    if HAS_ITEMS:
+        answer = call("GET", WORK)
+        expect(answer.status == 503 and answer.body["detail"]["code"] == "DATABASE_ERROR", f"{answer}")
     compose("start", "db")
     return f"ready {wait_for(lambda: call('GET', '/health/ready').status == 200, 'ready', 60):.1f} s after the start"
 
@@ -211,7 +225,7 @@ def check_drain(app: str, call: Client) -> str:
             now = time.monotonic()
             try:
                 ready = call("GET", "/health/ready").status
-                status = call("GET", "/items?limit=1").status
+                status = call("GET", WORK).status
             except OSError:
                 lost.append(now)
             else:
@@ -240,8 +254,8 @@ def check_drain(app: str, call: Client) -> str:
 def check_logs(app: str) -> str:
     """Check every line that it has logged."""
     lines = logged(app)
-    mine = [line for line in lines if line.get("trace_id") == "smoke-1" and line.get("path") == "/items"]
-    expect(len(mine) == 1 and mine[0]["status"] == 201, "the request's own line")
+    mine = [line for line in lines if line.get("trace_id") == "smoke-1" and line.get("path") == WORK.partition("?")[0]]
+    expect(len(mine) == 1 and mine[0]["status"] == 200, "the request's own line")
     expect(not any(VARIABLES["POSTGRES_PASSWORD"] in json.dumps(line) for line in lines), "the password is in the log")
     return f"{len(lines)} lines, all JSON, nothing on stderr"
 

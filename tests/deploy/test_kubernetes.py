@@ -211,3 +211,22 @@ def test_the_overlay_is_of_this_version() -> None:
     overlay = yaml.safe_load((BASE.parent / "overlays/production/kustomization.yaml").read_text())
     (image,) = overlay["images"]
     assert image["newTag"] == overlay["labels"][0]["pairs"]["app.kubernetes.io/version"] == __version__
+
+
+def test_the_page_has_the_names_of_the_overlay(tool: Run) -> None:
+    overlay = "deploy/kubernetes/overlays/production"
+    built = list(yaml.safe_load_all(tool("kubectl", "kustomize", overlay)))
+    names = {(m["kind"], m["metadata"]["name"]) for m in built}
+    secrets = {source["name"] for c in containers(built) for source in _secret_keys(c)}
+    page = (ROOT / "docs" / "deploy.md").read_text()
+
+    [namespace] = re.findall(r"set-context --current --namespace (\S+)", page)
+    [deployment] = re.findall(r"rollout status deployment/(\S+)", page)
+    [secret] = re.findall(r"create secret generic (\S+)", page)
+    assert {("Namespace", namespace), ("Deployment", deployment)} <= names
+    assert secrets == {secret}
+
+
+def _secret_keys(container: dict[str, Any]) -> list[dict[str, Any]]:
+    sources = [variable.get("valueFrom", {}) for variable in container.get("env", [])]
+    return [source["secretKeyRef"] for source in sources if "secretKeyRef" in source]
