@@ -13,8 +13,9 @@ from enum import Enum, auto
 from functools import partial
 from typing import Annotated, Any, TypeVar
 
-from fastapi import Depends, Request
+from fastapi import Depends
 from sqlalchemy import Connection
+from starlette.requests import HTTPConnection
 
 from app.core.config import Settings
 from app.core.database.batching import Batcher
@@ -22,7 +23,7 @@ from app.core.database.engine.dialect import StatementObserver
 from app.core.database.engine.executor import Executor
 from app.core.database.engine.replica import Replica, UnusableError
 from app.core.database.once import Once
-from app.core.database.restrictions import one_statement, read_only
+from app.core.database.restrictions import one_statement, one_transaction, read_only
 from app.core.errors import APIError, DatabaseError
 from app.core.observability.instruments import DB_POOL_CONNECTIONS
 
@@ -76,7 +77,8 @@ class Database:
         self._read_timeout = round(settings.db_statement_timeout * 1000 / _READ_PART)
         self._reporting = False
         self._batchers: weakref.WeakKeyDictionary[BatchWork[Any, Any], Batcher[Any, Any]] = weakref.WeakKeyDictionary()
-        self._watching = asyncio.get_running_loop().create_task(self._watch())
+        self._loop = asyncio.get_running_loop()
+        self._watching = self._loop.create_task(self._watch())
 
     async def run(
         self, mode: Mode, work: Callable[[Connection], T], *, repeatable: bool = False, batched: bool = False
@@ -96,9 +98,10 @@ class Database:
             Whether `work` does nothing the second time, so that it may run again where the connection was lost and
             nobody knows whether it was committed. A read always may.
         """
+        self._check_loop()
         if mode is Mode.TRANSACTION:
             return await self._primary.run(
-                work, begin=self._primary.transaction, repeat_if_lost=repeatable, reserved=batched
+                one_transaction(work), begin=self._primary.transaction, repeat_if_lost=repeatable, reserved=batched
             )
         if mode is not Mode.READ:
             unit = one_statement(work) if mode is Mode.WRITE else work
@@ -127,6 +130,7 @@ class Database:
         reserved
             Whether `work` may use the connections that are reserved for batched work, because it is quick.
         """
+        self._check_loop()
         batcher = self._batchers.get(work)
         if batcher is None:
             # Neither the batcher nor what it calls keeps `work` alive.
@@ -134,6 +138,12 @@ class Database:
             batcher = self._batchers[work] = Batcher(ask, max_batch=_MAX_BATCH, max_in_flight=_MAX_IN_FLIGHT)
         answer: A = await batcher(question)
         return answer
+
+    def _check_loop(self) -> None:
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError(
+                "another event loop than the database's: a handler that uses the database is `async def`"
+            )
 
     async def _ask(
         self,
@@ -205,9 +215,9 @@ class Keyed:
     key: Once
 
 
-async def get_database(request: Request) -> Database:
+async def get_database(connection: HTTPConnection) -> Database:
     """Return the database of the application, for a dependency."""
-    database: Database = request.app.state.database
+    database: Database = connection.app.state.database
     return database
 
 

@@ -33,7 +33,8 @@ _BEHIND_THE_SCHEMA = frozenset({"23502", "23514"})
 _DATA_EXCEPTION = "22"
 _constraint_errors: dict[str, type[APIError]] = {}
 # Also a database or a table that is not there (yet): the migration has not run.
-_UNAVAILABLE = frozenset({CANCELLED, LOCK_TIMEOUT, READ_ONLY, "3D000", "42P01"}) | REPEATABLE
+_UNDEFINED_TABLE = "42P01"
+_UNAVAILABLE = frozenset({CANCELLED, LOCK_TIMEOUT, READ_ONLY, "3D000", _UNDEFINED_TABLE}) | REPEATABLE
 # Connection exception, insufficient resources, operator intervention; system error: Citus lost a node in COPY.
 _UNAVAILABLE_CLASSES = frozenset({"08", "53", "57", "58"})
 
@@ -68,7 +69,8 @@ def typed_error(error: SQLAlchemyError) -> APIError:
             _log.warning("constraint violated", extra={"sqlstate": state, "error": _primary_message(error)})
         return InvalidInput()
     if _is_unavailable(error, state):
-        _log.warning("database error", extra={"sqlstate": state, "error": _primary_message(error)})
+        hint = ": is the schema migrated? scripts/migrate up" if state == _UNDEFINED_TABLE else ""
+        _log.warning("database error%s", hint, extra={"sqlstate": state, "error": _primary_message(error)})
         return DatabaseError()
     _log.error(
         "database defect",

@@ -1,10 +1,14 @@
-"""What a unit of work may not do, according to its mode: a read must not write, a write is one statement."""
+"""What a unit of work may not do, according to its mode: a read must not write, a write is one statement.
+
+None of them ends its transaction: the unit of work does.
+"""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 
 from app.core.database.engine.dialect import rewrite_statement
 from app.core.database.errors import READ_ONLY, sqlstate_of
@@ -18,6 +22,23 @@ class WriteInReadUnit(RuntimeError):
 
 class SecondStatement(RuntimeError):
     """A write unit ran a second statement, which was not sent: the two would not be atomic."""
+
+
+class TransactionEnded(RuntimeError):
+    """A unit tried to end its transaction itself, or to begin another one. Nothing was committed."""
+
+
+def _refuse(*_: object, **__: object) -> NoReturn:
+    raise TransactionEnded(
+        "the unit of work commits when its function returns, and rolls back when it raises; "
+        "a part that may fail is in begin_nested()"
+    )
+
+
+class UnitSession(Session):
+    """A session that is part of a unit of work, which commits."""
+
+    commit = rollback = _refuse
 
 
 def read_only(work: Callable[[Connection], T], milliseconds: int) -> Callable[[Connection], T]:
@@ -55,6 +76,17 @@ def one_statement(work: Callable[[Connection], T]) -> Callable[[Connection], T]:
             return statement
 
         rewrite_statement.set(count)
+        return work(connection)
+
+    return unit
+
+
+def one_transaction(work: Callable[[Connection], T]) -> Callable[[Connection], T]:
+    """Raise where `work` ends the transaction, or begins another one after that."""
+
+    def unit(connection: Connection) -> T:
+        for name in ("begin", "commit", "rollback"):
+            setattr(connection, name, _refuse)  # of this checkout of the connection
         return work(connection)
 
     return unit

@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session
 
 from app.core.database.database import Database, Keyed, Mode
 from app.core.database.idempotency import Results, run_once
+from app.core.database.restrictions import UnitSession
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -31,7 +32,7 @@ S = TypeVar("S", Connection, Session)
 
 def new_session(connection: Connection) -> Session:
     """Make a session in the unit of work of a connection; what it has loaded can be used when the unit has ended."""
-    return Session(bind=connection, expire_on_commit=False)
+    return UnitSession(bind=connection, expire_on_commit=False)
 
 
 def run_on(handle: Connection | Session, work: Callable[..., T], *args: Any, session: bool, **kwargs: Any) -> T:  # noqa: ANN401 - those of `work`

@@ -121,6 +121,15 @@ def test_each_state_of_the_server_has_its_answer(
     assert "geheim" not in response.text
 
 
+def test_a_missing_table_is_logged_with_what_to_do(
+    client: TestClient, logs: Callable[[], list[dict[str, Any]]]
+) -> None:
+    with pytest.raises(DatabaseError):
+        do(client, "read", statement("SELECT * FROM nowhere"))
+
+    assert logs()[-1]["message"] == "database error: is the schema migrated? scripts/migrate up"
+
+
 def test_a_lock_that_is_not_to_be_had_is_503(make_client: MakeClient, database_url: str) -> None:
     client = make_client(db_statement_timeout=0.4)
     with locked(database_url):
