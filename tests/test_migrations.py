@@ -112,6 +112,7 @@ def test_there_is_one_line_of_revisions() -> None:
     assert len(script.get_bases()) == 1
 
 
+@pytest.mark.slow
 def test_any_number_of_starters_migrate_once_and_none_fails(empty_database_url: str) -> None:
     # Imports take longest: all come so far first. Then somebody holds up the first statement of each, so that
     # none is through before the last one has begun.

@@ -3,8 +3,12 @@
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.support import npm
 from tests.support.service import Service
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_client_that_validates_with_ajv_can_do_everything(service: Service) -> None:

@@ -52,6 +52,7 @@ async def send_all(url: str, path: str) -> dict[str, list[httpx2.Response]]:
     return answers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", BODIES)
 def test_each_key_happens_once_while_workers_die(running: Service, sql: SQL, path: str) -> None:
     with a_worker_dies_every_second(running) as killed:
@@ -152,6 +153,7 @@ def all_at_once(number: int, work: Any) -> list[Any]:
         return list(pool.map(wait_and_work, range(number)))
 
 
+@pytest.mark.slow
 def test_of_concurrent_patches_with_one_entity_tag_one_wins(running: Service) -> None:
     url, tag = f"{running.url}/items/1", running.client.post("/items", json=LAMP).headers["etag"]
     for _ in range(10):
@@ -172,6 +174,7 @@ def test_of_concurrent_patches_with_one_entity_tag_one_wins(running: Service) ->
         tag = now.headers["etag"]
 
 
+@pytest.mark.slow
 def test_a_patch_and_a_delete_with_one_entity_tag_exclude_each_other(running: Service, sql: SQL) -> None:
     for _ in range(10):
         created = running.client.post("/items", json=LAMP)

@@ -12,6 +12,8 @@ import pytest
 
 from tests.support.service import ROOT, Service
 
+pytestmark = pytest.mark.slow
+
 SEEDS = [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3))]
 EXAMPLES = 10
 

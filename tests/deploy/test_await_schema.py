@@ -14,6 +14,8 @@ from lib import await_schema
 from tests.deploy.conftest import ROOT
 from tests.support.cluster import Cluster, migrate, query
 
+pytestmark = pytest.mark.slow
+
 TIMEOUT = 30.0  # seconds
 
 

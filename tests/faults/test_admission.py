@@ -17,6 +17,8 @@ from tests.support.cluster import connected, query
 from tests.support.errors import assert_error
 from tests.support.service import eventually
 
+pytestmark = pytest.mark.slow
+
 T = TypeVar("T")
 NewClient = Callable[[], Client]
 # As `app.main` has them at the default DB_POOL_SIZE.
@@ -127,7 +129,6 @@ def test_nothing_is_done_for_a_client_that_has_gone_before_its_turn(stuck: Stuck
         assert 'status="499"' in client.get("/metrics").text
 
 
-@pytest.mark.slow
 def test_slow_bodies_take_no_place_from_others(stuck: Stuck) -> None:
     async def scene(new: NewClient) -> None:
         head = b"POST /things HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
@@ -143,7 +144,6 @@ def test_slow_bodies_take_no_place_from_others(stuck: Stuck) -> None:
     play(scene, stuck.url)
 
 
-@pytest.mark.slow
 def test_two_thousand_requests_of_two_hundred_clients_see_no_5xx(database: str, start: StartService) -> None:
     service = start(database)
 

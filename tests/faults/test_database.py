@@ -12,10 +12,11 @@ from tests.support.errors import assert_error
 from tests.support.proxy import Cut, Proxy
 from tests.support.service import eventually
 
+pytestmark = pytest.mark.slow
+
 NEW = {"name": "x", "price": 1}
 
 
-@pytest.mark.slow
 def test_a_database_that_hangs_is_left_in_time_and_takes_no_threads_with_it(
     postgresql: PostgreSQL, database: str, start: StartService, report: Report
 ) -> None:
@@ -42,7 +43,6 @@ def test_a_database_that_hangs_is_left_in_time_and_takes_no_threads_with_it(
     assert verdict.recovered < 4
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pattern", "cut"),
     [(b"INSERT INTO things", Cut.IN_STATEMENT), (b"INSERT INTO things", Cut.AFTER_COMMIT)],
@@ -93,7 +93,6 @@ def test_a_read_whose_connection_breaks_is_repeated(network: Proxy, start: Start
     assert network.cuts == 5
 
 
-@pytest.mark.slow
 def test_resets_and_terminated_sessions(
     postgresql: PostgreSQL, network: Proxy, database: str, start: StartService, report: Report
 ) -> None:
@@ -112,7 +111,6 @@ def test_resets_and_terminated_sessions(
     assert verdict.recovered < 1
 
 
-@pytest.mark.slow
 def test_a_database_that_refuses_is_503_at_once_and_served_at_once_when_it_is_back(
     network: Proxy, database: str, start: StartService, report: Report
 ) -> None:

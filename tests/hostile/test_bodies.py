@@ -8,6 +8,8 @@ from tests.hostile.ordinary import in_parallel, ordinary_beside
 from tests.support.http import JSON, send
 from tests.support.service import Service
 
+pytestmark = pytest.mark.slow
+
 MAX_ERROR_BYTES = 16 * 1024
 MAX_PROBLEMS = 21
 CASES = {

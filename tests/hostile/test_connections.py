@@ -14,6 +14,8 @@ from tests.hostile.ordinary import in_parallel, ordinary_beside
 from tests.support.http import JSON, Connection, parse, send
 from tests.support.service import Service, eventually
 
+pytestmark = pytest.mark.slow
+
 GET = b"GET /things/999 HTTP/1.1\r\nHost: x\r\n\r\n"
 THING = b'{"name":"Lamp","price":1}'
 
@@ -133,7 +135,6 @@ def test_bodies_that_never_end_are_limited_together(service: Service) -> None:
         assert answer.status == 201
 
 
-@pytest.mark.slow
 def test_a_slow_but_steady_reader_gets_its_whole_answer(start_service: StartService) -> None:
     service = start_service(WEB_CONCURRENCY="1")
     batch = {"items": [{"name": f"Lamp{n}", "price": 1, "description": "d" * 9_000} for n in range(100)]}

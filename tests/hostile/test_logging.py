@@ -16,6 +16,8 @@ import pytest
 from tests.hostile.ordinary import ordinary_beside
 from tests.support.service import Service, eventually
 
+pytestmark = pytest.mark.slow
+
 PIPE_BYTES = 65536
 
 

@@ -4,10 +4,14 @@ import contextlib
 import socket
 from pathlib import Path
 
+import pytest
+
 from tests.hostile.ordinary import memory_of
 from tests.server.conftest import launch
 from tests.support.http import Connection
 from tests.support.service import eventually
+
+pytestmark = pytest.mark.slow
 
 BIG = 20_000_000  # bytes of `/big`
 CUT = "The responses that clients have not read take too much memory"

@@ -14,6 +14,8 @@ from tests.support.cluster import connected
 from tests.support.http import send
 from tests.support.service import ROOT, environment, eventually, free_port
 
+pytestmark = pytest.mark.slow
+
 
 def test_waiters_for_a_locked_row_do_not_hold_up_reads(start_service: StartService, database_url: str) -> None:
     service = start_service()

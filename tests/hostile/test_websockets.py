@@ -13,6 +13,8 @@ from tests.server.test_websocket import APP, HANDSHAKE, close_code, frame
 from tests.support.http import Connection
 from tests.support.service import Service
 
+pytestmark = pytest.mark.slow
+
 MIB = 1024 * 1024
 
 

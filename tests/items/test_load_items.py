@@ -13,6 +13,8 @@ import pytest
 from tests.conftest import SQL, StartService
 from tests.support.service import ROOT, environment, eventually, free_port
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = str(ROOT / "scripts" / "load_items.py")
 CSV = """name,price,description
 Lamp,19.99,"It shines,

@@ -7,12 +7,15 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import httpx2
+import pytest
 from sqlalchemy import Connection, text
 
 from tests.conftest import SQL, MakeClient, StartService
 from tests.support.cluster import query
 from tests.support.routes import serve
 from tests.support.service import eventually
+
+pytestmark = pytest.mark.slow
 
 Logs = Callable[[], list[dict[str, Any]]]
 

@@ -10,6 +10,8 @@ import yaml
 from tests.support.prometheus import RULES, needs_prometheus
 from tests.support.service import ROOT
 
+pytestmark = pytest.mark.slow
+
 PROMETHEUS = RULES.parent
 RUNBOOK = ROOT / "docs" / "operations.md"
 RULE_TESTS = sorted((PROMETHEUS / "tests").glob("*.yml"))

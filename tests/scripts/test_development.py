@@ -20,6 +20,8 @@ from tests.support.cluster import Cluster, query
 from tests.support.copies import copy_repository
 from tests.support.service import ROOT, environment, eventually, free_port
 
+pytestmark = pytest.mark.slow
+
 DEMO = ROOT / "scripts" / "lib" / "demo.py"
 REVISION = "SELECT version_num FROM alembic_version"
 

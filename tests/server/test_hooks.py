@@ -6,10 +6,14 @@ An upgrade that renames one would otherwise turn our code off without a word. `p
 import time
 from typing import Any
 
+import pytest
+
 from tests.server import hooks
 from tests.server.conftest import Start
 from tests.server.test_websocket import HANDSHAKE, frame
 from tests.support.service import Service
+
+pytestmark = pytest.mark.slow
 
 # The module that calls it; None where the event loop or a signal does, which are no Python modules.
 CALLED_BY: dict[str, str | None] = {

@@ -10,6 +10,8 @@ from tests.server.conftest import Start, wait_for_busy, worker_of
 from tests.server.load import Load
 from tests.support.service import eventually
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_reload_loses_nothing_and_stays_ready(start: Start, workers: int) -> None:

@@ -9,6 +9,8 @@ import pytest
 from tests.server.conftest import Start, access_lines, launch, sample
 from tests.support.service import Service, eventually
 
+pytestmark = pytest.mark.slow
+
 APP = "tests.server.stream_app:app"
 
 

@@ -3,8 +3,12 @@
 import json
 import time
 
+import pytest
+
 from tests.server.conftest import Start
 from tests.support.service import Service
+
+pytestmark = pytest.mark.slow
 
 APP = "tests.server.stream_app:app"
 SIZE, PARTS = 400_000, 20

@@ -16,6 +16,8 @@ from tests.server.conftest import Start, access_lines, launch, sample
 from tests.support.http import Connection
 from tests.support.service import Service, eventually
 
+pytestmark = pytest.mark.slow
+
 APP = "tests.server.stream_app:app"
 HANDSHAKE = (
     b"GET %s HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"

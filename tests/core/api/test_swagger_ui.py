@@ -21,6 +21,8 @@ from tests.support.errors import assert_error
 from tests.support.service import Service
 from tests.support.tokens import AUDIENCE, ISSUER, Signer
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
 FLAGS = (

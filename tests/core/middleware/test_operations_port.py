@@ -47,6 +47,7 @@ def test_a_path_of_the_other_port_is_unmatched_in_the_metrics(service: Service) 
     assert 'path="/things"' not in text
 
 
+@pytest.mark.slow
 def test_both_ports_drain_in_step(service: Service) -> None:
     statuses: Counter[tuple[str, int]] = Counter()
 

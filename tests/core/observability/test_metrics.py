@@ -114,6 +114,7 @@ def test_series_are_bounded_whatever_clients_send(service: Service) -> None:
     assert len(set(scrape(service)) - before) < 120
 
 
+@pytest.mark.slow
 def test_counters_survive_a_killed_worker_and_files_stay_bounded(start_service: StartService, tmp_path: Path) -> None:
     folder = tmp_path / "metrics"
     service = start_service(PROMETHEUS_MULTIPROC_DIR=str(folder))

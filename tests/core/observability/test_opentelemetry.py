@@ -17,6 +17,8 @@ from tests.support.collector import Collector, attributes
 from tests.support.downstream import Stub, json_reply, reply, stub_service
 from tests.support.service import ROOT, Service, environment, eventually
 
+pytestmark = pytest.mark.slow
+
 TRACE = "4bf92f3577b34da6a3ce929d0e0e473"
 """One digit short: each test adds its own."""
 PARENT = "00f067aa0ba902b7"
