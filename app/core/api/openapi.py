@@ -43,6 +43,8 @@ def errors(*kinds: type[APIError]) -> dict[int | str, dict[str, Any]]:
     """Describe errors, for `responses=` of a route, a router or `include_router`."""
     by_status: dict[int | str, dict[str, Any]] = {}
     for kind in kinds:
+        if not issubclass(kind, APIError):
+            raise TypeError(f"errors({kind.__name__}): it is no subclass of APIError")
         example = {"detail": {"code": kind.code, "message": kind.default_message}, "trace_id": "4bf92f3577b34da6"}
         known = by_status.setdefault(
             str(kind.status),

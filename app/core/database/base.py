@@ -1,9 +1,9 @@
 """The declarative base of every feature's models, and the columns that every resource has."""
 
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
-from sqlalchemy import BigInteger, FetchedValue, Identity, MetaData, Text, func, text
+from sqlalchemy import BigInteger, FetchedValue, Identity, MetaData, Table, Text, func, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import DateTime
 
@@ -43,6 +43,15 @@ class Versioned:
     )
     version: Mapped[int] = mapped_column(server_default=text("1"), server_onupdate=FetchedValue(), sort_order=3)
     """Grows with every change; the entity tag is made of it."""
+
+
+def table_of(model: type[Any], *needed: str) -> Table:
+    """Return the table of a mapped class, which has the columns that are needed."""
+    table = getattr(model, "__table__", None)
+    if table is None or (missing := [name for name in needed if name not in table.c]):
+        lacks = "is no mapped class" if table is None else f"has no column {', '.join(missing)}"
+        raise TypeError(f"{model.__name__} {lacks}: make it a class of (Versioned, Base)")
+    return cast("Table", table)
 
 
 VERSION_TRIGGER = (

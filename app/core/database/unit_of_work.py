@@ -14,7 +14,7 @@ loop. It cannot `await`: calls to other services belong in the handler, between 
 from collections.abc import Callable, Coroutine, Sequence
 from functools import cached_property, update_wrapper
 from inspect import iscoroutinefunction, isfunction, signature
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, get_type_hints, overload
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, get_origin, get_type_hints, overload
 
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
@@ -84,6 +84,8 @@ class BatchedUnitOfWork(Generic[Q, A]):
         if not isfunction(work) or "<" in work.__qualname__:
             # A lambda, a closure, a partial or a method could contain data of one request, and use it for others.
             raise TypeError(f"{work}: only a function of a module can be batched")
+        if not _takes_many(work):
+            raise TypeError(f"{work}: annotate the second parameter with Sequence, for it takes many questions")
         update_wrapper(self, work)
         self._work, self._mode, self._repeatable = work, mode, repeatable
         self._session = _takes_session(work, mode)
@@ -175,3 +177,10 @@ def _takes_session(work: Callable[..., Any], mode: Mode) -> bool:
     if session and mode is Mode.WRITE:
         raise TypeError(f"{work}: a session may send several statements, so it needs @transaction")
     return session
+
+
+def _takes_many(work: Callable[..., Any]) -> bool:
+    names = list(signature(work).parameters)
+    annotation = get_type_hints(work).get(names[1], Any) if len(names) > 1 else None
+    kind = get_origin(annotation) or annotation
+    return kind is Any or not isinstance(kind, type) or issubclass(list, kind)

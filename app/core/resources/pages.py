@@ -23,6 +23,7 @@ from sqlalchemy.orm import QueryableAttribute, Session
 
 from app.core.api.pagination import PARSERS, PageOf, PageQuery, cursor_after, position_of, sort_key
 from app.core.database import Database
+from app.core.database.base import table_of
 from app.core.database.database import Mode
 from app.core.database.unit_of_work import run_on
 
@@ -54,8 +55,9 @@ class Pages(Generic[M]):
     def __init__(
         self, model: type[M], query: type[PageQuery] = PageQuery, filters: Mapping[str, Filter] | None = None
     ) -> None:
-        self._columns = cast("Table", model.__table__).c  # type: ignore[attr-defined]  # it is mapped
-        self._filters = {name: _condition(name, given) for name, given in (filters or {}).items()}
+        table = table_of(model, "id")
+        self._columns = table.c
+        self._filters = {name: _condition(table, name, given) for name, given in (filters or {}).items()}
         for name in query.model_fields:
             if name in PageQuery.model_fields or name in self._filters:
                 continue
@@ -66,7 +68,9 @@ class Pages(Generic[M]):
         self._made: dict[tuple[str | bool, ...], Select[Any]] = {}
         self._first: dict[str, _FirstPage] = {}
         for sort in get_args(query.model_fields["sort"].annotation):
-            column = self._columns[sort.removeprefix("-")]
+            column = self._columns.get(sort.removeprefix("-"))
+            if column is None:
+                raise TypeError(f"{query.__name__}.sort: {table.name} has no column {sort.removeprefix('-')}")
             if column.nullable or column.type.python_type not in PARSERS:
                 raise TypeError(f"{query.__name__}: cannot sort by {column}, which may be null or has another type")
 
@@ -120,7 +124,9 @@ class Pages(Generic[M]):
     def _values(self, query: PageQuery, scope: Mapping[str, Any]) -> dict[str, Any]:
         """Return the values of the filters that hold."""
         if scope.keys() ^ set(self._scope):
-            raise TypeError(f"the list wants {self._scope}, and was given {list(scope)}")
+            raise TypeError(
+                f"the handler must give {self._scope}, for which the query has no field; it gave {list(scope)}"
+            )
         values = {name: value for name in self._filters if (value := getattr(query, name, None)) is not None}
         return {**values, **scope}
 
@@ -162,12 +168,13 @@ class _FirstPage:
         return [rows] * len(questions)
 
 
-def _condition(name: str, given: Filter) -> ColumnElement[bool]:
-    if isinstance(given, QueryableAttribute):
-        return given == bindparam(name)
-    if set(given.compile().params) != {name}:
+def _condition(table: Table, name: str, given: Filter) -> ColumnElement[bool]:
+    condition = given == bindparam(name) if isinstance(given, QueryableAttribute) else given
+    if set(condition.compile().params) != {name}:
         raise TypeError(f"the one bind parameter of the filter {name} must have its name")
-    return given
+    if select(table).where(condition).get_final_froms() != [table]:
+        raise TypeError(f"the filter {name} has columns of another table than {table.name}: put them into exists()")
+    return condition
 
 
 class _Prefix(TypeDecorator[str]):

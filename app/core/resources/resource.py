@@ -10,12 +10,13 @@ from functools import partial
 from typing import Any, Generic, cast, overload
 
 from pydantic import BaseModel
-from sqlalchemy import ARRAY, BigInteger, Connection, Row, Table, any_, bindparam, select
+from sqlalchemy import ARRAY, BigInteger, Connection, Row, any_, bindparam, select
 from sqlalchemy.orm import Session
 from typing_extensions import TypeVar
 
 from app.core.api.conditional_requests import UNCONDITIONAL
 from app.core.database import Database
+from app.core.database.base import table_of
 from app.core.database.database import Keyed, Mode
 from app.core.database.errors import map_constraints
 from app.core.database.unit_of_work import run_on
@@ -62,7 +63,7 @@ class Resource(Generic[M, C, U]):
         not_found: Callable[[int], APIError],
         constraints: Mapping[str, type[APIError]] | None = None,
     ) -> None:
-        table = cast("Table", model.__table__)  # type: ignore[attr-defined]  # it is mapped
+        table = table_of(model, "id", "version")
         patched = _fields(patch) if patch else []
         for name in (*_fields(create), *patched):
             if name not in table.c:
