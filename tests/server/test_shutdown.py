@@ -106,6 +106,7 @@ def test_ctrl_c_finishes_requests_and_sigquit_does_not(start: Start, release: Pa
 
 def test_orphaned_workers_leave_and_free_the_port(start: Start, release: Path) -> None:
     service = start(WEB_CONCURRENCY=2, DRAIN_SECONDS=30, SHUTDOWN_TIMEOUT=20, TEST_RELEASE_FILE=release)
+    service.wait_for_workers(2)
     busy: Connection = service.connect()
     busy.ask("/hold")
     wait_for_busy(service)
