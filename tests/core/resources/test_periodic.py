@@ -89,4 +89,5 @@ async def test_expired_keys_are_purged(databases: list[Database], sql: SQL) -> N
     )
     await purge_idempotency_keys(databases[0])
 
-    assert sql("SELECT count(*), max(key) FROM idempotency_keys") == [(23, "key-9")]
+    # Beside the key of a period, which the job of another application may have inserted meanwhile.
+    assert sql("SELECT count(*), max(key) FROM idempotency_keys WHERE starts_with(key, 'key-')") == [(23, "key-9")]
