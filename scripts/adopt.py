@@ -1,4 +1,7 @@
-"""Make a copy of the template yours. Only the standard library: it runs before anything is installed."""
+"""Give a copy of the template its name, and remove what only the template needs.
+
+Only the standard library is used, since this runs before anything is installed.
+"""
 
 import argparse
 import re
@@ -7,35 +10,40 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+TEMPLATE = "-".join(("items", "service"))  # noqa: FLY002 - as one word it would be replaced in a copy
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 MAX_NAME = 40
 """Characters; a DNS label has at most 63, and some names get a suffix."""
 
-TEMPLATE_ONLY = (
-    "bench",
-    "scripts/bench",
-    "tests/bench",
-    "tests/docs/guide.py",
-    "tests/docs/test_guide.py",
-    "tests/scripts/test_adopt.py",
-)
-ITEMS_ONLY = (
-    "app/items",
-    "docs/adr/0010-schemathesis-and-state.md",
-    "docs/api.md",
-    "schemathesis.toml",
-    "scripts/lib/demo.py",
-    "scripts/load-items",
-    "scripts/load_items.py",
-    "tests/contract",
-    "tests/distributed/test_idempotency.py",
-    "tests/distributed/test_paging.py",
-    "tests/distributed/test_router.py",
-    "tests/items",
-)
+REMOVED = {
+    "template": (
+        "bench",
+        "scripts/bench",
+        "tests/bench",
+        "tests/docs/guide.py",
+        "tests/docs/test_guide.py",
+        "tests/scripts/test_adopt.py",
+    ),
+    "items": (
+        "alembic/versions/0*_items*.py",  # numbers from 1001 on are the copy's own
+        "app/items",
+        "docs/adr/0010-schemathesis-and-state.md",
+        "docs/api.md",
+        "schemathesis.toml",
+        "scripts/lib/demo.py",
+        "scripts/load-items",
+        "scripts/load_items.py",
+        "tests/contract",
+        "tests/distributed/test_idempotency.py",
+        "tests/distributed/test_paging.py",
+        "tests/distributed/test_router.py",
+        "tests/items",
+    ),
+}
 CHANGELOG = """\
 # Changelog
 
@@ -49,8 +57,9 @@ CHANGELOG.md merge=ours
 README.md merge=ours
 """
 VERSION = "0.1.0"
-# A block to remove, from "# items: begin" to "# items: end"; in Markdown, from "<!-- items: begin -->".
-BLOCK = r"^[ \t]*(?:#|//|--|<!--) {kind}: begin\b.*\n(?:.*\n)*?[ \t]*(?:#|//|--|<!--) {kind}: end\b.*\n"
+# From "# items: begin" to "# items: end" (in Markdown, from "<!-- items: begin -->"), and one of two blank lines.
+_MARK = r"[ \t]*(?:#|//|--|<!--) {kind}: "
+BLOCK = rf"((?<=\n\n))?^{_MARK}begin\b.*\n(?:.*\n)*?{_MARK}end\b.*\n(?(1)\n?)"
 # How files that have no such blocks name items, and what is left of each line.
 _MENTIONS = {
     "app/main.py": (
@@ -66,13 +75,9 @@ _MENTIONS = {
     ),
     "README.md": (
         (r"^  items/ .*\n", ""),
-        (r"^4\. `scripts/adopt .*\n5\.", "4."),
         (r"^\| `INVENTORY_URL` .*\n", ""),
-        (r", load-items,", ","),
         (r"; --demo fills in some data", ""),
     ),
-    "CONTRIBUTING.md": ((r"^\| load data into it .*\n", ""), (r", and `docs/api.md` against a running service", "")),
-    "docs/upgrade.md": ((r", `docs/api.md` \|", " |"),),
     ".env.example": ((r"^# .*\n# INVENTORY_URL=\n\n", ""),),
     "docker-compose.yml": ((r"^ +INVENTORY_URL: .*\n", ""),),
     "scripts/issue_token.py": (
@@ -87,31 +92,45 @@ ROW = re.compile(r"^\s*(\||[-*] |\d+\. )")
 def main() -> None:
     """Adopt, or exit with a message of one line."""
     arguments = _arguments()
-    old = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["name"]
-    if old == arguments.name and not (arguments.without_items and (ROOT / "app/items").exists()):
-        print(f"adopt: this is {old} already")
-        return
     if _git("status", "--porcelain"):
         sys.exit("adopt: there are uncommitted changes; commit or stash them first")
-    first = (ROOT / "bench").exists()
-    gone = {"template", "items"} if arguments.without_items else {"template"}
-    _remove(TEMPLATE_ONLY)
-    if arguments.without_items:
-        _remove((*ITEMS_ONLY, *_items_migrations()))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    old, before = project["project"]["name"], frozenset(project["tool"]["adopt"]["removed"])
+    gone = before | {"template"} | ({"items"} if arguments.without_items else set())
+    for kind in gone:
+        _remove(_merged(REMOVED[kind]) if kind in before else REMOVED[kind])
     for file in _text_files():
-        _rewrite(file, old, arguments.name, gone)
-    if first:
-        (ROOT / "CHANGELOG.md").write_text(CHANGELOG, encoding="utf-8")
-        (ROOT / ".gitattributes").write_text(ATTRIBUTES, encoding="utf-8")
-        _set_version()
-    print(f"adopt: {old} is now {arguments.name}. Next: git diff, scripts/test, git commit.")
+        _rewrite(file, _names(file, old, arguments.name), arguments.name, gone)
+    if not before:
+        _start(arguments.name)
+    _set("pyproject.toml", "removed", str(sorted(gone)).replace("'", '"'))
+    _git("add", "--all")
+    _report(old, arguments.name, gone - before)
+
+
+def _report(old: str, new: str, kinds: frozenset[str]) -> None:
+    """Say what is done, and what comes next."""
+    if not (changes := _git("diff", "--cached", "--name-status", "--no-renames").splitlines()):
+        print(f"adopt: this is {new} already, and there is nothing to remove")
+        return
+    said = [f"{old} is now {new}"] if old != new else []
+    said += ["items are removed"] if "items" in kinds else []
+    files = [change[2:] for change in changes if change.startswith("D")]
+    said += [f"removed: {', '.join(files)}"] if files and not kinds else []
+    print(f"adopt: {'; '.join(said) or 'what the merge brought is adapted'}.")
+    print("Everything is staged. Next: git diff --cached, scripts/test, git commit.")
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="scripts/adopt", description=__doc__)
-    parser.add_argument("name", help="of your service, for example orders-service")
+    parser = argparse.ArgumentParser(
+        prog="scripts/adopt",
+        description="Give this copy of the template its name, and remove what only the template needs. "
+        "Run it again after each merge of a release.",
+    )
+    parser.add_argument("name", nargs="?", help="of your service, for example orders-service")
     parser.add_argument("--without-items", action="store_true", help="remove the sample resource, too")
-    arguments = parser.parse_args()
+    arguments, unknown = parser.parse_known_args()
+    arguments.name = unknown[0] if unknown else arguments.name or ""
     if not NAME.fullmatch(arguments.name) or len(arguments.name) > MAX_NAME:
         sys.exit(
             f"adopt: invalid name {arguments.name!r}: use lower-case letters, digits and single dashes,"
@@ -128,20 +147,33 @@ def _git(*words: str) -> str:
     return done.stdout
 
 
-def _remove(names: Iterable[str]) -> None:
-    for name in names:
-        path = ROOT / name
+def _remove(patterns: Iterable[str]) -> None:
+    for path in [path for pattern in patterns for path in ROOT.glob(pattern)]:
         if path.is_dir():
             shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+            continue
+        path.unlink()
+        while not any((path := path.parent).iterdir()):
+            path.rmdir()
+
+
+def _merged(patterns: Iterable[str]) -> list[str]:
+    """List the files that a merge added, so that files of the copy's own remain."""
+    added = ("--first-parent", "--merges", "-m", "--diff-filter=A", "--no-renames", "--name-only", "--relative")
+    return sorted(set(_git("log", *added, "--format=", "--", *patterns).splitlines()) - {""})
 
 
 def _text_files() -> Iterator[Path]:
-    for name in _git("ls-files", "-z").split("\0"):
-        path = ROOT / name
-        if name and path.is_file() and b"\0" not in path.read_bytes()[:8192]:
+    for name in _git("grep", "-Ilz", "").split("\0"):
+        if (path := ROOT / name).is_file():
             yield path
+
+
+def _names(file: Path, old: str, new: str) -> set[str]:
+    """List the names that the new one replaces: the template's stays in its copyright, and in what the copy wrote."""
+    kept = {"LICENSE"} if old == TEMPLATE else {"LICENSE", "README.md", "CHANGELOG.md"}
+    names = {old} if TEMPLATE in f"{old} {new}" else {old, TEMPLATE}
+    return names - ({TEMPLATE} if str(file.relative_to(ROOT)) in kept else set())
 
 
 def _spellings(name: str) -> list[str]:
@@ -150,42 +182,38 @@ def _spellings(name: str) -> list[str]:
     return [name, "_".join(words), " ".join(words).capitalize(), " ".join(words), "".join(map(str.capitalize, words))]
 
 
-def _rewrite(file: Path, old: str, new: str, gone: set[str]) -> None:
-    text = before = file.read_text(encoding="utf-8")
+def _rewrite(file: Path, names: set[str], new: str, gone: frozenset[str]) -> None:
+    text = before = file.read_text(encoding="utf-8", errors="surrogateescape")
     for kind in gone:
         text = re.sub(BLOCK.format(kind=kind), "", text, flags=re.MULTILINE)
-    for theirs, ours in zip(_spellings(old), _spellings(new), strict=True):
-        text = re.sub(rf"(?<!\w){re.escape(theirs)}(?![a-z0-9])", ours, text)
+    for old in names:
+        for theirs, ours in zip(_spellings(old), _spellings(new), strict=True):
+            text = re.sub(rf"(?<!\w){re.escape(theirs)}(?![a-z0-9])", ours, text)
     if file.suffix == ".md":
-        text = text.replace("`scripts/bench`", "the benchmark of the template")
-        text = "".join(line for line in text.splitlines(keepends=True) if not _has_dead_link(file, line))
-        text = LINK.sub(lambda link: link[0] if _exists(file, link[2]) else link[1], text)
+        text = text.replace(" (`scripts/bench`)", "")
+        text = "".join(_without_dead_links(file, line) for line in text.splitlines(keepends=True))
     if "items" in gone:
         text = _without_items(file, text)
     if text != before:
-        file.write_text(text, encoding="utf-8")
+        file.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
-def _has_dead_link(file: Path, line: str) -> bool:
-    """Return whether a row of a table or a list links to a file that is gone."""
-    return bool(ROW.match(line)) and not all(_exists(file, link[2]) for link in LINK.finditer(line))
-
-
-def _exists(file: Path, target: str) -> bool:
-    return (file.parent / target).exists()
-
-
-def _items_migrations() -> list[str]:
-    """List the migrations that make or change the table of items."""
-    folder = ROOT / "alembic" / "versions"
-    return [str(path.relative_to(ROOT)) for path in folder.glob("*_items*.py")]
+def _without_dead_links(file: Path, line: str) -> str:
+    """Keep the text of links to files that are gone; a row of a table or a list goes if it has no other links."""
+    dead = [link for link in LINK.finditer(line) if not (file.parent / link[2]).exists()]
+    if dead and ROW.match(line) and len(dead) == len(LINK.findall(line)):
+        return ""
+    for link in dead:
+        line = line.replace(f"{link[0]}, ", "").replace(link[0], link[1])
+    return line
 
 
 def _without_items(file: Path, text: str) -> str:
     """Remove what files say about items outside of the marked blocks, which are removed already."""
     if file.parent == ROOT / "alembic" / "versions":
         return _relink(text)
-    for pattern, left in _MENTIONS.get(str(file.relative_to(ROOT)), ()):
+    own = (ROOT / "app/items").exists()  # a resource that the copy wrote after the sample was removed
+    for pattern, left in () if own else _MENTIONS.get(str(file.relative_to(ROOT)), ()):
         text = re.sub(pattern, left, text, flags=re.MULTILINE)
     return text
 
@@ -197,20 +225,25 @@ def _relink(text: str) -> str:
     if match is None or match[1] in known:
         return text
     earlier = max((revision for revision in known if revision < match[1]), default=None)
-    return (
-        text[: match.start()] + re.sub(r'"\d+"', f'"{earlier}"' if earlier else "None", match[0]) + text[match.end() :]
-    )
+    return text.replace(match[0], re.sub(r'"\d+"', f'"{earlier}"' if earlier else "None", match[0]))
 
 
-def _set_version() -> None:
-    for name, line, value in (
-        ("pyproject.toml", "version", f'"{VERSION}"'),
-        ("pyproject.toml", "first", "1001"),  # migrations: those of the template have lower numbers
-        ("app/__init__.py", "__version__", f'"{VERSION}"'),
-    ):
-        path = ROOT / name
-        text = re.sub(rf"^{line} = .*$", f"{line} = {value}", path.read_text("utf-8"), count=1, flags=re.MULTILINE)
-        path.write_text(text, encoding="utf-8")
+def _start(name: str) -> None:
+    """Write what is the copy's own from now on."""
+    (ROOT / "CHANGELOG.md").write_text(CHANGELOG, encoding="utf-8")
+    (ROOT / ".gitattributes").write_text(ATTRIBUTES, encoding="utf-8")
+    licence = (ROOT / "LICENSE").read_text("utf-8")
+    line = rf"\g<0>Copyright (c) {datetime.now(UTC).year} The {name} authors\n"
+    (ROOT / "LICENSE").write_text(re.sub(r"(?m)^Copyright .*\n", line, licence, count=1), encoding="utf-8")
+    _set("pyproject.toml", "version", f'"{VERSION}"')
+    _set("pyproject.toml", "first", "1001")  # migrations: those of the template have lower numbers
+    _set("app/__init__.py", "__version__", f'"{VERSION}"')
+
+
+def _set(file: str, key: str, value: str) -> None:
+    path = ROOT / file
+    text = re.sub(rf"^{key} = .*$", f"{key} = {value}", path.read_text("utf-8"), count=1, flags=re.MULTILINE)
+    path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""What every service of this kind needs, and nothing about items."""
+"""What every service of this kind needs, and nothing about a feature."""

@@ -1,6 +1,6 @@
 """Responses for errors: one body, two media types, for every 4xx and 5xx, whatever raised it.
 
-The body is the envelope of docs/api.md, or RFC 9457 (`application/problem+json`) for a client that asks for it.
+The body is that of ADR 0005, or RFC 9457 (`application/problem+json`) for a client that asks for it.
 """
 
 import http

@@ -1,5 +1,6 @@
 """`scripts/adopt` and docs/upgrade.md, each in a copy of the repository."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,28 @@ _CHECKS: list[list[str]] = [
     ["-m", "mypy"],
     ["-c", "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"],
 ]
+
+# Files that a release adds to folders that a copy does not have.
+_NEW = {
+    "template": ["bench/released.py", "tests/bench/test_released.py"],
+    "items": ["app/items/released.py", "tests/contract/released.py"],
+}
+MIGRATION = '''"""{name}."""
+
+from alembic import op
+
+revision = "{number:04}"
+down_revision: str | None = "{before:04}"
+branch_labels = depends_on = None
+
+
+def upgrade() -> None:
+    op.execute("SELECT 1")
+
+
+def downgrade() -> None:
+    op.execute("SELECT 1")
+'''
 
 
 def commit(folder: Path, message: str) -> None:
@@ -47,7 +70,9 @@ def copy(template: Path, tmp_path: Path) -> Path:
     return tmp_path / "copy"
 
 
-@pytest.mark.parametrize("name", ["Orders", "orders_service", "orders-", "or--ders", "1orders", "", "o" * 41])
+@pytest.mark.parametrize(
+    "name", ["Orders", "orders_service", "-orders", "orders-", "or--ders", "1orders", "", "o" * 41]
+)
 def test_a_bad_name_gets_one_line(copy: Path, name: str) -> None:
     said = execute(copy, "scripts/adopt", name, status=1)
 
@@ -68,17 +93,58 @@ def test_nothing_has_the_name_of_the_template_afterwards(copy: Path) -> None:
 
     words = __title__.split("-")
     pattern = "[-_ ]?".join(words)
-    assert git(copy, "grep", "-iE", pattern, status=1) == ""
+    assert git(copy, "grep", "-iE", pattern, "--", ".", ":!LICENSE", status=1) == ""
     assert not (copy / "bench").exists()
     assert '__title__ = "orders-service"' in (copy / "app/__init__.py").read_text()
 
 
-def test_twice_is_harmless(copy: Path) -> None:
+def test_the_copyright_of_the_template_is_kept(copy: Path) -> None:
+    before = (copy / "LICENSE").read_text().splitlines()
+    execute(copy, "scripts/adopt", "orders-service")
+
+    [added] = [line for line in (copy / "LICENSE").read_text().splitlines() if line not in before]
+    assert re.fullmatch(r"Copyright \(c\) 20\d\d The orders-service authors", added)
+    assert set(before) <= set((copy / "LICENSE").read_text().splitlines())
+
+
+def test_everything_is_staged(copy: Path) -> None:
+    said = execute(copy, "scripts/adopt", "orders-service")
+
+    assert "Everything is staged" in said
+    git(copy, "commit", "--quiet", "--message", "Adopt")
+    assert git(copy, "status", "--porcelain") == ""
+    assert "merge=ours" in git(copy, "show", "HEAD:.gitattributes")
+
+
+def test_a_second_time_says_what_it_did(copy: Path) -> None:
     execute(copy, "scripts/adopt", "orders-service")
     commit(copy, "Adopt")
-
     assert "already" in execute(copy, "scripts/adopt", "orders-service")
     assert git(copy, "status", "--porcelain") == ""
+
+    assert execute(copy, "scripts/adopt", "orders-service", "--without-items").startswith("adopt: items are removed.")
+    commit(copy, "No items")
+    assert "already" in execute(copy, "scripts/adopt", "orders-service", "--without-items")
+    assert execute(copy, "scripts/adopt", "sales-service").startswith("adopt: orders-service is now sales-service.")
+
+
+def test_a_name_that_contains_the_template_s_is_not_replaced_again(copy: Path) -> None:
+    execute(copy, "scripts/adopt", f"line-{__title__}")
+    commit(copy, "Adopt")
+
+    assert "already" in execute(copy, "scripts/adopt", f"line-{__title__}")
+
+
+@pytest.mark.parametrize("options", [(), ("--without-items",)])
+def test_the_pages_are_those_of_a_service(copy: Path, options: tuple[str, ...]) -> None:
+    execute(copy, "scripts/adopt", "orders-service", *options)
+
+    text = (copy / "README.md").read_text()
+    words = ["to be copied", "Clone it", "scripts/bench", *(["items", "load-items", "--demo"] if options else [])]
+    assert [word for word in words if re.search(rf"{word}\b", text)] == []
+    assert "\n\n\n" not in text
+    assert "[test_tokens]" in text
+    run(copy, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/docs/test_pages.py")
 
 
 def test_without_items_the_application_is_whole(copy: Path) -> None:
@@ -108,31 +174,103 @@ def test_a_copy_passes_its_checks(copy: Path, options: tuple[str, ...]) -> None:
     )
 
 
-@pytest.mark.slow
-def test_a_release_of_the_template_merges_without_a_conflict(template: Path, copy: Path) -> None:
-    """The copy has a name and a resource of its own; the release changes core, a manifest, an alert and a page."""
-    execute(copy, "scripts/adopt", "orders-service")
-    run(copy, "scripts/new_resource.py", "orders")
-    commit(copy, "Orders")
+def release(template: Path) -> None:
+    """Change core, the version, a manifest, an alert and pages, and add files where a copy has none."""
     edits = {
+        "app/__init__.py": ('__version__ = "0.1.0"', '__version__ = "9.9.9"'),
+        "pyproject.toml": ('version = "0.1.0"', 'version = "9.9.9"'),
         "app/core/lifecycle.py": ("class ", "RELEASED = True\n\n\nclass "),
         "deploy/kubernetes/base/deployment.yaml": ("revisionHistoryLimit: 5", "revisionHistoryLimit: 6"),
+        "deploy/kubernetes/overlays/production/kustomization.yaml": ("newTag: 0.1.0", "newTag: 9.9.9"),
         "deploy/prometheus/rules/alerts.yml": ("for: 1m", "for: 90s"),
-        "docs/operations.md": ("# Operations", "# Operations\n\nReleased."),
+        "docs/operations.md": ("For on-call engineers", "Released. For on-call engineers"),
         "CHANGELOG.md": ("## Unreleased", "## Unreleased\n\nReleased."),
     }
     for name, (before, after) in edits.items():
         text = (template / name).read_text()
         assert before in text, name
         (template / name).write_text(text.replace(before, after, 1))
+    for name in (*_NEW["template"], *_NEW["items"]):
+        (template / name).parent.mkdir(exist_ok=True)
+        (template / name).write_text('"""New."""\n')
+    versions = template / "alembic/versions"
+    last = max(path.name[:4] for path in versions.glob("0*.py"))
+    for number, name in ((int(last) + 1, "items_have_a_colour"), (int(last) + 2, "released")):
+        (versions / f"{number:04}_{name}.py").write_text(MIGRATION.format(name=name, number=number, before=number - 1))
     commit(template, "A release")
     git(template, "tag", "v9.9.9")
 
+
+def upgrade(copy: Path) -> str:
+    """Follow docs/upgrade.md, and return what `scripts/adopt` says."""
     git(copy, "config", "merge.ours.driver", "true")
     git(copy, "fetch", "--quiet", "--tags", "origin")
     git(copy, "merge", "--quiet", "--message", "Upgrade", "v9.9.9")
+    said = execute(copy, "scripts/adopt", "orders-service")
+    git(copy, "commit", "--quiet", "--amend", "--no-edit")
+    return said
+
+
+@pytest.mark.parametrize("options", [(), ("--without-items",)])
+def test_what_a_release_brings_back_is_removed(template: Path, copy: Path, options: tuple[str, ...]) -> None:
+    execute(copy, "scripts/adopt", "orders-service", *options)
+    own = copy / "tests/contract/test_own.py"
+    own.parent.mkdir(exist_ok=True)
+    own.write_text("")
+    commit(copy, "Adopt: orders")
+    release(template)
+
+    said = upgrade(copy)
+
+    for name in _NEW["template"] + (_NEW["items"] if options else []):
+        assert name in said
+        assert not (copy / name).exists()
+    assert options or all((copy / name).exists() for name in _NEW["items"])
+    assert own.exists()
+    assert [path.name[5:] for path in (copy / "alembic/versions").glob("*colour.py")] == (
+        [] if options else ["items_have_a_colour.py"]
+    )
+    assert "already" in execute(copy, "scripts/adopt", "orders-service")
+
+
+def test_a_merge_that_is_not_committed_is_left_alone(template: Path, copy: Path) -> None:
+    execute(copy, "scripts/adopt", "orders-service")
+    commit(copy, "Adopt")
+    release(template)
+    git(copy, "fetch", "--quiet", "--tags", "origin")
+    git(copy, "-c", "merge.ours.driver=true", "merge", "--quiet", "--no-commit", "v9.9.9")
+
+    assert "commit" in execute(copy, "scripts/adopt", "orders-service", status=1)
+    assert (copy / "bench/released.py").exists()
+
+
+def test_the_upgrade_page_finds_the_commit_that_adopted(copy: Path) -> None:
+    execute(copy, "scripts/adopt", "orders-service")
+    commit(copy, "Ours")
+    [command] = re.findall(r"`git show \$\((git log .*?)\)`", (copy / "docs/upgrade.md").read_text())
+
+    assert execute(copy, *command.split()) == git(copy, "log", "-1", "--format=%h")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [(), ("--without-items",)])
+def test_a_release_of_the_template_merges_without_a_conflict(
+    template: Path, copy: Path, options: tuple[str, ...]
+) -> None:
+    """The copy has a name and a resource of its own."""
+    execute(copy, "scripts/adopt", "orders-service", *options)
+    run(copy, "scripts/new_resource.py", "orders")
+    commit(copy, "Orders")
+    release(template)
+
+    upgrade(copy)
+    run(copy, "scripts/migrate.py", "merge")
+    commit(copy, "Merge the migrations")
 
     assert "RELEASED" in (copy / "app/core/lifecycle.py").read_text()
     assert "Released." not in (copy / "CHANGELOG.md").read_text()
     assert "orders-service" in (copy / "deploy/kubernetes/base/kustomization.yaml").read_text()
+    overlay = (copy / "deploy/kubernetes/overlays/production/kustomization.yaml").read_text()
+    assert "newName: registry.example.com/orders-service" in overlay
+    assert "newTag: 9.9.9" in overlay
     check(copy, "tests/docs", "tests/core/test_config.py", "tests/orders", "tests/test_migrations.py")
