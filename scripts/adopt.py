@@ -68,11 +68,7 @@ _MENTIONS = {
         (r"^ *app\.include_router\(items\.router\)\n", ""),
         (r"^(from app\.core\.config import Settings), load,", r"\1,"),
     ),
-    "pyproject.toml": (
-        (r'"app\.items \| ', '"'),
-        (r'^    "app\.items",\n', ""),
-        (r'"app\.items", ', ""),
-    ),
+    "pyproject.toml": ((r"^    \| items\n", ""),),
     "README.md": (
         (r"^  items/ .*\n", ""),
         (r"^\| `INVENTORY_URL` .*\n", ""),

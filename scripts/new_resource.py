@@ -1,224 +1,125 @@
 """Writes a resource: its folder, its migration and its tests. `scripts/new-resource` execs this."""
 
 import argparse
+import ast
+import builtins
 import keyword
 import os
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from lib.database_url import ROOT
+from lib.resource_files import FILES
 
-FILES = {
-    "app/{many}/__init__.py": '"""The {many} feature."""\n',
-    "app/{many}/models.py": '''"""The table."""
-
-from sqlalchemy import CheckConstraint, Index
-from sqlalchemy.orm import Mapped
-
-from app.core.database import Base, Versioned
-
-
-class {One}(Versioned, Base):
-    """A {one}. Every sort of the list has its index, with `id` to tell equals apart."""
-
-    __tablename__ = "{many}"
-    __table_args__ = (
-        CheckConstraint("char_length(name) BETWEEN 1 AND 255", name="name_length"),
-        Index(None, "created_at", "id"),
-    )
-
-    name: Mapped[str]
-''',
-    "app/{many}/schemas.py": '''"""What goes in and out: the bodies and the query of the {many} routes."""
-
-from typing import Literal
-
-from app.core.api import MergePatch, PageQuery, RequestBody, ResponseBody
-from app.core.api.types import Id, Name, Timestamp
-
-
-class {One}Create(RequestBody):
-    """What a client sends to make a {one}."""
-
-    name: Name
-
-
-class {One}Patch(MergePatch, total=False):
-    """A JSON merge patch (RFC 7396): what is absent stays, null clears what may be null."""
-
-    name: Name
-
-
-class {One}(ResponseBody):
-    """A {one} as clients see it."""
-
-    id: Id
-    name: str
-    created_at: Timestamp
-    updated_at: Timestamp
-
-
-class {One}Query(PageQuery):
-    """The query of `GET /{many}`."""
-
-    sort: Literal["id", "-id", "created_at", "-created_at"] = "id"
-''',
-    "app/{many}/errors.py": '''"""What can go wrong with a {one}."""
-
-from app.core.errors import ResourceNotFound
-
-
-class {One}NotFound(ResourceNotFound):
-    """There is no such {one}."""
-
-    code, resource = "{ONE}_NOT_FOUND", "{One}"
-''',
-    "app/{many}/store.py": '''"""The {many} in the database."""
-
-from app.core.resources import Pages, Resource
-from app.{many}.errors import {One}NotFound
-from app.{many}.models import {One}
-from app.{many}.schemas import {One}Create, {One}Patch, {One}Query
-
-_{many} = Resource({One}, create={One}Create, patch={One}Patch, not_found={One}NotFound)
-_pages = Pages({One}, {One}Query)
-
-get_{one}, create_{one}, list_{many} = _{many}.get, _{many}.insert, _pages.read
-update_{one}, delete_{one} = _{many}.update, _{many}.delete
-''',
-    "app/{many}/router.py": '''"""`/{many}`: typed input, one unit of work, one answer."""
-
-from typing import Annotated
-
-from fastapi import Query
-
-from app.core.api import APIRouter, Conditions, IdempotencyKey, Links, Page, errors
-from app.core.api.types import IdText
-from app.core.database import DB
-from app.{many} import store
-from app.{many}.errors import {One}NotFound
-from app.{many}.schemas import {One}, {One}Create, {One}Patch, {One}Query
-
-router = APIRouter(prefix="/{many}", tags=["{many}"], scopes="{many}")
-
-
-@router.get("/{{{one}_id}}", response_model={One}, responses=errors({One}NotFound))
-async def get_{one}({one}_id: IdText, db: DB, conditions: Conditions) -> object:
-    """Read one {one}."""
-    return conditions.checked(await store.get_{one}(db, {one}_id))
-
-
-@router.post("", status_code=201, response_model={One})
-async def create_{one}({one}: {One}Create, db: DB, key: IdempotencyKey, conditions: Conditions) -> object:
-    """Create a {one}."""
-    return conditions.created(await store.create_{one}(db.once(key), {one}))
-
-
-@router.get("", response_model=Page[{One}])
-async def list_{many}(query: Annotated[{One}Query, Query()], db: DB, links: Links) -> object:
-    """List {many}, a page at a time."""
-    return links.checked(await store.list_{many}(db, query))
-
-
-@router.patch("/{{{one}_id}}", response_model={One}, responses=errors({One}NotFound))
-async def patch_{one}({one}_id: IdText, patch: {One}Patch, db: DB, conditions: Conditions) -> object:
-    """Change a {one} by a JSON merge patch."""
-    return conditions.checked(await store.update_{one}(db, {one}_id, patch, conditions))
-
-
-@router.delete("/{{{one}_id}}", status_code=204, responses=errors({One}NotFound))
-async def delete_{one}({one}_id: IdText, db: DB, conditions: Conditions) -> None:
-    """Delete a {one}."""
-    await store.delete_{one}(db, {one}_id, conditions)
-''',
-    "tests/{many}/test_router.py": '''"""The {many} routes, each on real PostgreSQL."""
-
-from typing import Any
-
-from starlette.testclient import TestClient
-
-from tests.conftest import SQL
-from tests.support.errors import assert_error
-
-
-def new(number: int = 1) -> dict[str, Any]:
-    """Make the body of a create."""
-    return {{"name": f"Number {{number}}"}}
-
-
-def test_a_{one}_is_created_read_changed_and_deleted(client: TestClient, sql: SQL) -> None:
-    created = client.post("/{many}", json=new())
-    assert created.status_code == 201, created.text
-    url, tag = created.headers["Location"], created.headers["ETag"]
-    assert client.get(url).json() == created.json()
-
-    changed = client.patch(url, json={{"name": "Second"}}, headers={{"If-Match": tag}})
-    assert (changed.status_code, changed.json()["name"]) == (200, "Second")
-    assert_error(client.delete(url, headers={{"If-Match": tag}}), 412, "PRECONDITION_FAILED")
-    assert client.delete(url).status_code == 204
-    assert_error(client.get(url), 404, "{ONE}_NOT_FOUND")
-    assert sql("SELECT * FROM {many}") == []
-
-
-def test_a_repeated_create_happens_once(client: TestClient, sql: SQL) -> None:
-    headers = {{"Idempotency-Key": "one"}}
-    first, second = (client.post("/{many}", json=new(), headers=headers) for _ in range(2))
-
-    assert (second.status_code, second.json()) == (201, first.json())
-    assert second.headers["Idempotent-Replayed"] == "true"
-    assert sql("SELECT count(*) FROM {many}") == [(1,)]
-
-
-def test_a_walk_returns_each_{one}_once(client: TestClient) -> None:
-    made = [client.post("/{many}", json=new(number)).json() for number in range(5)]
-    seen, url = [], "/{many}?limit=2&sort=-created_at"
-    while url:
-        response = client.get(url)
-        seen += response.json()["items"]
-        url = response.links["next"]["url"] if response.links else ""
-
-    assert seen == made[::-1]
-
-
-def test_invalid_input_is_refused(client: TestClient) -> None:
-    for body in ({{}}, new() | {{"name": ""}}, new() | {{"name": 1}}, new() | {{"other": 1}}):
-        assert_error(client.post("/{many}", json=body), 422, "INVALID_INPUT")
-''',
-}
 _FIRST_CORE_ROUTER = "    app.include_router(health.router)\n"
+_AFTER_THE_FEATURES = "    | server\n"
+_SINGULARS = (
+    *((ending, ending) for ending in ("ss", "us", "is", "series")),  # is none, and refused
+    *((f"{ending}ses", f"{ending}se") for ending in ("au", "ou")),  # pauses, houses, unlike statuses
+    ("uses", "us"),
+    ("iases", "ias"),
+    ("sses", "ss"),
+    ("caches", "cache"),
+    ("movies", "movie"),
+    ("ies", "y"),
+    ("yses", "ysis"),
+    ("xes", "x"),
+    ("ches", "ch"),
+    ("shes", "sh"),
+    ("s", ""),
+)
 
 
 def singular(many: str) -> str:
-    """Guess the singular of a name."""
-    for ending, replacement in (("ies", "y"), ("sses", "ss"), ("xes", "x"), ("ches", "ch"), ("shes", "sh"), ("s", "")):
+    """Guess the singular of a name, or return the name."""
+    for ending, replacement in _SINGULARS:
         if many.endswith(ending):
             return many.removesuffix(ending) + replacement
     return many
 
 
+def names_of(many: str, one: str) -> dict[str, str]:
+    """Return the name as the files write it."""
+    return {"many": many, "one": one, "One": "".join(part.capitalize() for part in one.split("_")), "ONE": one.upper()}
+
+
+def check(many: str, one: str) -> None:
+    """Exit if such a resource cannot be written."""
+    names = names_of(many, one)
+    if not all(re.fullmatch(r"[a-z][a-z0-9_]{0,40}", name) for name in (many, one)) or one == many:
+        refuse(f"{many}: must be a plural in small letters; --singular gives its singular, if that cannot be guessed")
+    for name in (many, one):
+        if keyword.iskeyword(name) or name in dir(builtins):
+            refuse(f"{many}: {name} is a word of Python's; choose another name")
+    if {one, names["One"]} & _identifiers():
+        refuse(f"{many}: the files use the name {one} for something else; give another --singular")
+    if (ROOT / "app" / many).exists() or re.search(rf"\b{many}\b", (ROOT / "app" / "main.py").read_text()):
+        refuse(f"{many}: app/{many} exists, or app/main.py uses the name")
+    for file in (ROOT / "app").rglob("*.py"):
+        if re.search(rf'(__tablename__ = |\bTable\(\s*)"{many}"', file.read_text()):
+            refuse(f"{many}: {file.relative_to(ROOT)} has a table of this name")
+
+
+def refuse(problem: str) -> None:
+    """Exit with a line."""
+    raise SystemExit(f"new-resource: {problem}")
+
+
+def _identifiers() -> set[str]:
+    """List the names that the files themselves use, whatever the resource is called."""
+    found: set[str] = set()
+    for pattern, template in FILES.items():
+        for node in ast.walk(ast.parse(template.format(**names_of("zzs", "zz")))) if pattern.startswith("app/") else ():
+            match node:
+                case ast.Name(id=name) | ast.arg(arg=name) | ast.alias(name=name):
+                    found.add(name)
+    return found
+
+
 def write(many: str, one: str) -> list[str]:
-    """Write the files and the lines in `app/main.py`; return what was written."""
-    if not re.fullmatch(r"[a-z][a-z0-9_]{0,40}", many) or one == many or keyword.iskeyword(one):
-        raise SystemExit(f"new-resource: {many}: must be a plural in small letters; else give --singular")
-    if (ROOT / "app" / many).exists():
-        raise SystemExit(f"new-resource: app/{many} exists")
-    class_name = "".join(part.capitalize() for part in one.split("_"))
-    names = {"many": many, "one": one, "One": class_name, "ONE": one.upper()}
+    """Write the files, and the lines in `app/main.py` and `pyproject.toml`; return what is in Python."""
+    names = names_of(many, one)
     for pattern, template in FILES.items():
         file = ROOT / pattern.format(**names)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(template.format(**names))
+    _insert("app/main.py", _FIRST_CORE_ROUTER, f"    app.include_router({many}.router)\n")
+    _insert("pyproject.toml", _AFTER_THE_FEATURES, f"    | {many}\n")
     main = ROOT / "app" / "main.py"
-    text = main.read_text()
-    if text.count(_FIRST_CORE_ROUTER) != 1:
-        raise SystemExit(f"new-resource: include app.{many}.router in app/main.py yourself")
-    text = text.replace(_FIRST_CORE_ROUTER, f"    app.include_router({many}.router)\n{_FIRST_CORE_ROUTER}")
-    main.write_text(
-        re.sub(r"^from app\.", f"from app.{many} import router as {many}\nfrom app.", text, count=1, flags=re.MULTILINE)
-    )
+    line = f"from app.{many} import router as {many}\n"
+    main.write_text(re.sub(r"^from app\.", rf"{line}\g<0>", main.read_text(), count=1, flags=re.MULTILINE))
     return [f"app/{many}", f"tests/{many}", "app/main.py"]
+
+
+def _insert(name: str, before: str, line: str) -> None:
+    """Write a line before another one."""
+    text = (ROOT / name).read_text()
+    if text.count(before) != 1:
+        refuse(f"{name} does not have the line {before.strip()!r}, before which {line.strip()!r} is written")
+    (ROOT / name).write_text(text.replace(before, line + before))
+
+
+@contextmanager
+def undone(many: str) -> Iterator[None]:
+    """Remove what was written if something fails."""
+    edited = {file: file.read_bytes() for file in (ROOT / "app" / "main.py", ROOT / "pyproject.toml")}
+    migrations = ROOT / "alembic" / "versions"
+    former = {*migrations.iterdir()}
+    try:
+        yield
+    except BaseException:
+        for folder in ("app", "tests"):
+            shutil.rmtree(ROOT / folder / many, ignore_errors=True)
+        for file, content in edited.items():
+            file.write_bytes(content)
+        for file in {*migrations.glob("*.py")} - former:
+            file.unlink()
+        raise
 
 
 def main() -> int:
@@ -229,15 +130,21 @@ def main() -> int:
     parser.add_argument("name", help="its plural, for example shipments")
     parser.add_argument("--singular", help="where the guess is wrong: people has person")
     arguments = parser.parse_args()
+    many, one = arguments.name, arguments.singular or singular(arguments.name)
     os.chdir(ROOT)
-    written = write(arguments.name, arguments.singular or singular(arguments.name))
-    for words in (["format", "--quiet"], ["check", "--fix", "--quiet"], ["format", "--quiet"]):
-        subprocess.run([sys.executable, "-m", "ruff", *words, *written], check=True)
-    message = f"create {arguments.name}"
-    subprocess.run([sys.executable, str(Path(__file__).with_name("migrate.py")), "new", message], check=True)
+    check(many, one)
+    message = f"create {many}"
+    try:
+        with undone(many):
+            written = write(many, one)
+            for words in (["format", "--quiet"], ["check", "--fix", "--quiet"], ["format", "--quiet"]):
+                subprocess.run([sys.executable, "-m", "ruff", *words, *written], check=True)
+            subprocess.run([sys.executable, str(Path(__file__).with_name("migrate.py")), "new", message], check=True)
+    except subprocess.CalledProcessError as error:
+        refuse(f"{many}: nothing was written, because this failed: {' '.join(map(str, error.cmd[1:]))}")
     print(
-        f"test it: scripts/test -q tests/{arguments.name}\n"
-        f"make it yours: edit app/{arguments.name}, and the body in its tests; if the table changes, delete the "
+        f"test it: scripts/test -q tests/{many}\n"
+        f"make it yours: edit app/{many}, and the body in its tests; if the table changes, delete the "
         f'migration and write it again, as long as it has not been deployed: scripts/migrate new "{message}"'
     )
     return 0

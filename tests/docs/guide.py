@@ -12,7 +12,7 @@ __all__ = ["copy_repository", "follow", "run"]
 
 PAGE = ROOT / "docs" / "add-a-resource.md"
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_FILE = re.compile(r"(?:# |--- )((?:in )?[\w./]+\.py)\n")
+_FILE = re.compile(r"(?:# |--- )((?:in )?[\w./]+\.(?:py|toml))\n")
 # The scripts make `.venv` first; what they run in it is run by the Python that runs the tests.
 _SCRIPTS = {"scripts/migrate": ["scripts/migrate.py"], "scripts/test": ["-m", "pytest", "-p", "no:cacheprovider"]}
 

@@ -38,7 +38,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_guide_makes_a_resource(copy: Path) -> None:
-    """Each feature is one new folder, one migration, one folder of tests, and a line for each router and its import."""
+    """Each feature is one new folder, one migration, one folder of tests, and its lines in two files."""
     former = contents(copy)
 
     said = guide.follow(copy)
@@ -46,7 +46,7 @@ def test_the_guide_makes_a_resource(copy: Path) -> None:
     assert "passed" in said[-1]
     assert "skipped" not in said[-1]
     added, edited = changed(copy, former)
-    assert edited == {"app/main.py"}
+    assert edited == {"app/main.py", "pyproject.toml"}
     lines = (copy / "app/main.py").read_text().splitlines()
     for feature in ("orders", "sales"):
         lines.remove(f"from app.{feature} import router as {feature}")
@@ -62,6 +62,9 @@ def test_the_guide_makes_a_resource(copy: Path) -> None:
     guide.run(copy, "-m", "ruff", "format", "--check", *folders)
     guide.run(copy, "-m", "ruff", "check", *folders)
     guide.run(copy, "-m", "mypy", *sorted(features))
+    guide.run(
+        copy, "-c", "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
+    )
 
 
 DOCUMENTED = """

@@ -67,7 +67,8 @@ def test_a_route_that_nothing_guards_ends_the_service(fail: Fail, tmp_path: Path
     authentication = {"AUTH_ISSUER": "https://id.example", "AUTH_AUDIENCE": "items", "AUTH_JWKS_FILE": keys}
     code, messages = fail(app="tests.server.stream_app:app", **authentication)
     assert code == Arbiter.WORKER_BOOT_ERROR
-    assert "authentication is on, but nothing asks for a token at /mounted: use TokenRequired, or public=" in messages
+    remedy = "use TokenRequired of app.core.api.unguarded_routes, or create_app(public=[...])"
+    assert f"authentication is on, but nothing asks for a token at /mounted: {remedy}" in messages
 
 
 def test_a_port_in_use_is_said(tmp_path: Path) -> None:

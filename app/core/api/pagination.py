@@ -37,7 +37,7 @@ class PageQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     limit: Annotated[int, Field(ge=1, le=100), CANONICAL_INTEGER] = 20
-    sort: str = "id"
+    sort: Annotated[str, StringConstraints(pattern=r"^-?id$")] = "id"
     cursor: Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[A-Za-z0-9_-]*$")] | None = (
         Field(None, description="`next_cursor` of the page before, with the same sort and filters")
     )

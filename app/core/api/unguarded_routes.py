@@ -51,7 +51,7 @@ class UnguardedRoutesMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
         if scope["type"] == "lifespan" and (names := sorted(unguarded(scope["app"], self.public))):
-            remedy = "use TokenRequired, or public="
+            remedy = "use TokenRequired of app.core.api.unguarded_routes, or create_app(public=[...])"
             problem = f"authentication is on, but nothing asks for a token at {', '.join(names)}: {remedy}"
             await receive()
             await send({"type": "lifespan.startup.failed", "message": problem})

@@ -70,6 +70,12 @@ def test_a_cursor_belongs_to_its_path(pages: TestClient, sql: SQL) -> None:
     assert_error(pages.get(f"/versions/2/things?limit=2&cursor={cursor}"), 422, "INVALID_INPUT")
 
 
+def test_a_list_whose_query_names_no_sorts_has_the_order_of_ids(pages: TestClient) -> None:
+    assert pages.get("/versions/1/things?sort=-id").status_code == 200
+    assert_error(pages.get("/versions/1/things?sort=price"), 422, "INVALID_INPUT")
+    assert_error(pages.get("/versions/1/things?sort=nowhere"), 422, "INVALID_INPUT")
+
+
 def test_a_handler_streams_all_rows(pages: TestClient, sql: SQL) -> None:
     sql("INSERT INTO things (name, price) SELECT 'n', 1 FROM generate_series(1, 2500) AS n")
 
