@@ -56,8 +56,8 @@ def check(many: str, one: str) -> None:
     for name in (many, one):
         if keyword.iskeyword(name) or name in dir(builtins):
             refuse(f"{many}: {name} is a word of Python's; choose another name")
-    if {one, names["One"]} & _identifiers():
-        refuse(f"{many}: the files use the name {one} for something else; give another --singular")
+    if taken := {f"_{many}", one, names["One"]} & _identifiers():
+        refuse(f"{many}: the files use the name {min(taken)} for something else; choose another one, or a --singular")
     if (ROOT / "app" / many).exists() or re.search(rf"\b{many}\b", (ROOT / "app" / "main.py").read_text()):
         refuse(f"{many}: app/{many} exists, or app/main.py uses the name")
     for file in (ROOT / "app").rglob("*.py"):
@@ -76,7 +76,7 @@ def _identifiers() -> set[str]:
     for pattern, template in FILES.items():
         for node in ast.walk(ast.parse(template.format(**names_of("zzs", "zz")))) if pattern.startswith("app/") else ():
             match node:
-                case ast.Name(id=name) | ast.arg(arg=name) | ast.alias(name=name):
+                case ast.Name(id=name, ctx=ast.Load()) | ast.arg(arg=name) | ast.alias(name=name):
                     found.add(name)
     return found
 
