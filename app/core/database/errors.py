@@ -70,7 +70,7 @@ def typed_error(error: SQLAlchemyError) -> APIError:
         return InvalidInput()
     if _is_unavailable(error, state):
         hint = ": is the schema migrated? scripts/migrate up" if state == _UNDEFINED_TABLE else ""
-        _log.warning("database error%s", hint, extra={"sqlstate": state, "error": _primary_message(error)})
+        _log.warning("database error", extra={"sqlstate": state, "error": _primary_message(error) + hint})
         return DatabaseError()
     _log.error(
         "database defect",

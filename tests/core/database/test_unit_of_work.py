@@ -127,7 +127,9 @@ def test_a_missing_table_is_logged_with_what_to_do(
     with pytest.raises(DatabaseError):
         do(client, "read", statement("SELECT * FROM nowhere"))
 
-    assert logs()[-1]["message"] == "database error: is the schema migrated? scripts/migrate up"
+    line = logs()[-1]
+    assert line["message"] == "database error"
+    assert line["error"] == 'relation "nowhere" does not exist: is the schema migrated? scripts/migrate up'
 
 
 def test_a_lock_that_is_not_to_be_had_is_503(make_client: MakeClient, database_url: str) -> None:
