@@ -67,16 +67,21 @@ def new(config: Config, message: str) -> None:
             rev_id=_next_revision(config),
             process_revision_directives=complete,
         )
-    file = Path(getattr(script, "path", ""))
-    for words in (["format", "--quiet"], ["check", "--fix", "--quiet"], ["format", "--quiet"]):
-        subprocess.run([sys.executable, "-m", "ruff", *words, str(file)], check=False)
-    print(f"review it, and explain in its docstring why it is safe online: {file.relative_to(ROOT)}")
+    print(f"review it, and explain in its docstring why it is safe online: {_tidy(script)}")
 
 
 def merge(config: Config) -> None:
     """Write a migration that follows both the template's newest and the service's own."""
     script = command.merge(config, "heads", "Merge the migrations of the template.", rev_id=_next_revision(config))
-    print(f"wrote {Path(getattr(script, 'path', '')).relative_to(ROOT)}")
+    print(f"wrote {_tidy(script)}")
+
+
+def _tidy(script: object) -> Path:
+    """Format a new migration, remove unused imports, and return its path in the repository."""
+    file = Path(getattr(script, "path", ""))
+    for words in (["format", "--quiet"], ["check", "--fix", "--quiet"], ["format", "--quiet"]):
+        subprocess.run([sys.executable, "-m", "ruff", *words, str(file)], check=False)
+    return file.relative_to(ROOT)
 
 
 def run(verb: str, config: Config, revision: str | None) -> None:
