@@ -4,7 +4,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from app.core.api import swagger_ui
+from app.core.api.openapi import swagger_ui
 from app.core.application import Application
 from app.core.config import Settings, load, load_settings
 from app.core.observability import metrics_endpoint

@@ -14,9 +14,9 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from app import __version__
-from app.core.api import swagger_ui
 from app.core.api.authentication import caller
-from app.core.api.openapi_document import OperationIds, truthful
+from app.core.api.openapi import swagger_ui
+from app.core.api.openapi.document import OperationIds, truthful
 from app.core.api.unguarded_routes import UnguardedRoutesMiddleware
 from app.core.auth.failures import NotStarted
 from app.core.config import PROBE_PATHS, Settings
@@ -81,7 +81,7 @@ class Application(FastAPI):
             "version": __version__,
             "generate_unique_id_function": OperationIds(),
             "openapi_url": "/openapi.json" if settings.docs_enabled else None,
-            "docs_url": None,  # `app.core.api.swagger_ui` serves them without another host's files
+            "docs_url": None,  # `app.core.api.openapi.swagger_ui` serves them without another host's files
             "redoc_url": None,
             "telemetry": telemetry.config if telemetry else {"tracing": False, "metrics": False, "logs": False},
         }

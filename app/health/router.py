@@ -5,7 +5,7 @@ from typing import Literal
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
-from app.core.api.openapi import errors
+from app.core.api.openapi.operations import errors
 from app.core.database import HealthCheck
 from app.core.errors import DatabaseError, ShuttingDown
 from app.core.lifecycle import lifecycle

@@ -3,7 +3,7 @@
 from app.core.api.authentication import Caller, caller
 from app.core.api.conditional_requests import Conditions
 from app.core.api.idempotency import IdempotencyKey
-from app.core.api.openapi import errors
+from app.core.api.openapi.operations import errors
 from app.core.api.pagination import Links, Page, PageOf, PageQuery
 from app.core.api.router import APIRouter
 from app.core.api.schemas import Batch, MergePatch, RequestBody, ResponseBody

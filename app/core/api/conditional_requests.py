@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from fastapi import Depends, Request, Response
 
-from app.core.api.openapi import Description, documented, errors, header, header_parameter
+from app.core.api.openapi.operations import Description, documented, errors, header, header_parameter
 from app.core.errors import APIError, NotModified
 
 _FIELDS = frozenset({b"if-match", b"if-none-match"})

@@ -10,7 +10,7 @@ from fastapi import Depends, Request, Response
 from pydantic import StringConstraints, TypeAdapter, ValidationError
 
 from app.core.api.authentication import caller_of
-from app.core.api.openapi import Description, documented, errors, header, header_parameter
+from app.core.api.openapi.operations import Description, documented, errors, header, header_parameter
 from app.core.database.idempotency import IdempotencyKeyInUse, IdempotencyKeyReused
 from app.core.database.once import Once
 from app.core.errors import InvalidInput

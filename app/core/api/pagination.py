@@ -20,7 +20,7 @@ from fastapi import Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from sqlalchemy import ColumnElement
 
-from app.core.api.openapi import Description, documented, header
+from app.core.api.openapi.operations import Description, documented, header
 from app.core.api.types import CANONICAL_INTEGER, MAX_ID
 from app.core.errors import InvalidInput
 

@@ -22,10 +22,11 @@ from fastapi.security import SecurityScopes
 from pydantic_core import PydanticUndefined
 from starlette.requests import ClientDisconnect
 
-from app.core.api import authentication, openapi
+from app.core.api import authentication
 from app.core.api.input.arguments import Given, Plan, plan_of
 from app.core.api.input.json_body import JSON, decode_json, require_media_type
 from app.core.api.input.strict_query import check_query, repeatable_parameters
+from app.core.api.openapi import operations
 from app.core.errors import InvalidInput
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -72,7 +73,7 @@ class APIRouter(fastapi.APIRouter):
         super().add_api_route(path, endpoint, **self._with_scope(kwargs, kwargs.get("methods")))
         route = self.routes[-1]
         if isinstance(route, fastapi.routing.APIRoute):
-            route.openapi_extra = openapi.described(route)
+            route.openapi_extra = operations.described(route)
 
     def add_api_websocket_route(self, path: str, endpoint: Callable[..., Any], *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         """Add a WebSocket as FastAPI does, with its scope: its handshake is a GET."""

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.testclient import TestClient, WebSocketDenialResponse
 
 from app.core.api.authentication import Caller, caller, caller_of
-from app.core.api.openapi_document import truthful
+from app.core.api.openapi.document import truthful
 from app.core.api.router import APIRouter
 from app.core.auth import Identity
 from app.core.auth.failures import Reason

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from app.core.api.conditional_requests import Conditions
 from app.core.api.idempotency import IdempotencyKey
-from app.core.api.openapi import errors
+from app.core.api.openapi.operations import errors
 from app.core.api.pagination import Links, Page
 from app.core.api.router import APIRouter
 from app.core.database import DB

@@ -13,7 +13,7 @@ from pydantic.json_schema import models_json_schema
 
 from app.core.api.authentication import AuthenticationUnavailable
 from app.core.api.input.json_body import JSON
-from app.core.api.openapi import REF, errors, header
+from app.core.api.openapi.operations import REF, errors, header
 from app.core.errors import Forbidden, HeadTooLarge, InternalError, InvalidInput, Unauthenticated
 
 TraceId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,128}$", examples=["4bf92f3577b34da6a3ce929d0e0e4736"])]

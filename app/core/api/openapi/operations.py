@@ -95,7 +95,7 @@ def _body(route: APIRoute) -> Describe:
             return {"responses": errors(PayloadTooLarge)}
         description: Description = {"responses": errors(PayloadTooLarge, UnsupportedMediaType)}
         for media_type in accepted_by(method):
-            if media_type != JSON:  # `openapi_document` fills in the schema
+            if media_type != JSON:  # `document` fills in the schema
                 description["requestBody"] = {"content": {media_type: {}}}
         return description
 
