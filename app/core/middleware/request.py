@@ -16,7 +16,7 @@ from app.core.lifecycle import lifecycle
 from app.core.middleware.limits.streams import STREAM
 from app.core.middleware.route_table import RouteTable
 from app.core.middleware.websocket import WebSocketExchange
-from app.core.observability.access_log import record_request
+from app.core.observability.access_log import caller_details, record_request
 from app.core.observability.instruments import HTTP_IN_PROGRESS
 from app.core.observability.trace_id import set_trace_id, trace_id_of
 
@@ -112,10 +112,7 @@ class _Exchange:
 
     def _details(self, cut: str | None) -> dict[str, str | int]:
         details: dict[str, str | int] = {} if cut is None else {"cut": cut}
-        # Set by `app.core.api.authentication`.
-        if self._log_caller and (caller := self.scope.get("state", {}).get("caller")) is not None:
-            details["caller"] = caller.subject
-        return details
+        return details | caller_details(self.scope) if self._log_caller else details
 
 
 async def _discard(_: Message) -> None:

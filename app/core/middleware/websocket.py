@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.core.error_responses import error_response, response_for
 from app.core.errors import Forbidden, InternalError, InvalidInput, NotFound
 from app.core.middleware.route_table import RouteTable
-from app.core.observability.access_log import record_request
+from app.core.observability.access_log import caller_details, record_request
 from app.core.observability.trace_id import set_trace_id, trace_id_of
 
 # Close codes of RFC 6455, section 7.4.1.
@@ -97,8 +97,8 @@ class WebSocketExchange:
         details: dict[str, str | int] = {}
         if self._status == 101:
             details["close_code"] = self._close_code or _ABNORMAL
-        if self._log_caller and (caller := self._scope.get("state", {}).get("caller")) is not None:
-            details["caller"] = caller.subject
+        if self._log_caller:
+            details |= caller_details(self._scope)
         record_request(
             self._scope,
             "GET",

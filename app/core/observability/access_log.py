@@ -19,6 +19,12 @@ _durations = lru_cache(maxsize=1024)(HTTP_DURATION.labels)
 _stream_durations = lru_cache(maxsize=1024)(HTTP_STREAM_DURATION.labels)
 
 
+def caller_details(scope: Scope) -> dict[str, str | int]:
+    """Return the field of the access line that names the caller; none if no token was verified."""
+    caller = scope.get("state", {}).get("caller")  # set by `app.core.api.authentication`
+    return {} if caller is None else {"caller": caller.subject}
+
+
 def record_request(
     scope: Scope,
     method: str,
