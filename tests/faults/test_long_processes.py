@@ -27,6 +27,10 @@ def _replaced(service: Service, victim: int) -> bool:
     return victim not in workers and len(workers) == 2
 
 
+def _retired(service: Service) -> int:
+    return sum(message == "Retiring" for message in service.messages())
+
+
 def test_workers_that_are_killed(database: str, start: StartService, report: Report) -> None:
     service = start(database)
     with History(service.url).going_on() as history:
@@ -60,10 +64,8 @@ def test_a_worker_that_hangs(database: str, start: StartService, report: Report)
 def test_recycling(database: str, start: StartService, report: Report) -> None:
     service = start(database, arguments="--max-requests 1500 --max-requests-jitter 500")
     with History(service.url, clients=16, pause=0.002).going_on() as history:
-        eventually(lambda: enough(history), 150)
-    retired = sum(message == "Retiring" for message in service.messages())
-    verdict = report(history.judge(f"recycling by max_requests, {retired} times", database))
-    assert retired >= 8
+        eventually(lambda: enough(history) and _retired(service) >= 8, 150)
+    verdict = report(history.judge(f"recycling by max_requests, {_retired(service)} times", database))
     assert verdict.failed == 0
     assert verdict.sent >= ENOUGH
 
