@@ -42,9 +42,10 @@ def prepare() -> Path:
     # A private one belongs to a running master whose environment was inherited (SIGUSR2).
     own = not given or Path(given).name.startswith(_PREFIX)
     if own:
-        for parent in (_SHARED_MEMORY, Path(tempfile.gettempdir())):
-            _prune(parent)
-        folder = _private(memory_dir())
+        _prune(_SHARED_MEMORY)
+        parent = memory_dir()
+        _prune(parent)
+        folder = _private(parent)
     else:
         folder = Path(given)
         folder.mkdir(parents=True, exist_ok=True)

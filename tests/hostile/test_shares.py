@@ -3,6 +3,8 @@
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -88,31 +90,51 @@ def test_metrics_on_a_full_file_system_end_no_process(tmp_path: Path, kilobytes:
     assert run.stdout.splitlines() == ["alive"], (run.returncode, run.stderr[-2000:])
 
 
-_SERVE = """
-mount -t tmpfs -o size=1m none /dev/shm && exec "$0" -m app.server app.main:app
+_FULL_MEMORY = "mount -t tmpfs -o size=1m none /dev/shm"
+_READ_ONLY = """
+for folder in /tmp /var/tmp "$PWD"; do
+    mount --rbind "$folder" "$folder" && mount -o remount,bind,ro "$folder" && ! touch "$folder/x" || exit 9
+done 2>/dev/null
+cd "$PWD"
 """
 
 
-def test_metrics_are_elsewhere_where_shared_memory_has_no_room(tmp_path: Path, database_url: str) -> None:
+@contextmanager
+def _served_after(mounts: str, database_url: str, **variables: str) -> Iterator[int]:
+    """Serve in a mount namespace of its own; the port."""
     if subprocess.run(["unshare", "--mount", "--map-root-user", "true"], check=False, timeout=10).returncode != 0:
         pytest.skip("no user namespaces here")
     port = free_port()
-    variables = {"DATABASE_URL": database_url, "PORT": str(port), "HOST": "127.0.0.1", "DRAIN_SECONDS": "0"}
+    given = {"DATABASE_URL": database_url, "PORT": str(port), "HOST": "127.0.0.1", "DRAIN_SECONDS": "0"}
+    script = f'{mounts}\nexec "$0" -m app.server app.main:app'
     process = subprocess.Popen(
-        ["unshare", "--mount", "--map-root-user", "sh", "-c", _SERVE, sys.executable],
+        ["unshare", "--mount", "--map-root-user", "sh", "-c", script, sys.executable],
         cwd=ROOT,
-        env=environment(**variables, TMPDIR=str(tmp_path), WEB_CONCURRENCY="2"),
+        env=environment(**given, **variables, WEB_CONCURRENCY="2"),
         stdout=subprocess.DEVNULL,
         start_new_session=True,
     )
     try:
-        eventually(lambda: _is_alive(port), 60)
-        assert b"http_requests_total{" in send(port, "GET", "/metrics").body
-        assert list(tmp_path.glob("service-metrics-*/*.db"))
+        eventually(lambda: process.poll() is not None or _is_alive(port), 60)
+        assert process.poll() is None, f"exit code {process.returncode}"
+        yield port
     finally:
         process.terminate()
-        assert process.wait(30) == 0
+        code = process.wait(30)
+    assert code == 0
+
+
+def test_metrics_are_elsewhere_where_shared_memory_has_no_room(tmp_path: Path, database_url: str) -> None:
+    with _served_after(_FULL_MEMORY, database_url, TMPDIR=str(tmp_path)) as port:
+        assert b"http_requests_total{" in send(port, "GET", "/metrics").body
+        assert list(tmp_path.glob("service-metrics-*/*.db"))
     assert not list(tmp_path.glob("service-metrics-*"))
+
+
+def test_no_folder_but_shared_memory_need_be_writable(database_url: str) -> None:
+    """As in a container with a read-only file system and no `/tmp`."""
+    with _served_after(_READ_ONLY, database_url) as port:
+        assert b"http_requests_total{" in send(port, "GET", "/metrics").body
 
 
 def _is_alive(port: int) -> bool:
