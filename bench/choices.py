@@ -6,9 +6,9 @@ from sqlalchemy.orm import Session
 from app.core.api import APIRouter, Conditions
 from app.core.api.types import IdText
 from app.core.database import DB, read
-from app.items.errors import ItemNotFound
 from app.items.models import Item
 from app.items.schemas import Item as ItemOut
+from app.items.store import ItemNotFound
 from app.main import create_app
 
 _BY_ID = select(*Item.__table__.c).where(Item.id == bindparam("item_id"))

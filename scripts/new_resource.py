@@ -56,7 +56,7 @@ def check(many: str, one: str) -> None:
     for name in (many, one):
         if keyword.iskeyword(name) or name in dir(builtins):
             refuse(f"{many}: {name} is a word of Python's; choose another name")
-    if taken := {f"_{many}", one, names["One"]} & _identifiers():
+    if taken := {many, one, names["One"]} & _identifiers():
         refuse(f"{many}: the files use the name {min(taken)} for something else; choose another one, or a --singular")
     if (ROOT / "app" / many).exists() or re.search(rf"\b{many}\b", (ROOT / "app" / "main.py").read_text()):
         refuse(f"{many}: app/{many} exists, or app/main.py uses the name")

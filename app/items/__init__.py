@@ -1,1 +1,0 @@
-"""The items feature; a second resource copies the shape of this folder."""

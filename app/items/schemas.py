@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from app.core.api import MergePatch, PageQuery, RequestBody, ResponseBody
-from app.core.api.types import NO_NUL, AlphanumericName, Id, Money, MoneyBound, MoneyValue, Name, Timestamp
+from app.core.api import MergePatch, PageQuery, RequestBody, ResourceBody
+from app.core.api.types import NO_NUL, AlphanumericName, Money, MoneyBound, MoneyValue, Name
 
 ItemName = Annotated[AlphanumericName, Field(examples=["Lamp"])]
 Description = Annotated[str, StringConstraints(max_length=10_000, pattern=NO_NUL)]
@@ -27,15 +27,12 @@ class ItemPatch(MergePatch, total=False):
     description: Description | None
 
 
-class Item(ResponseBody):
+class Item(ResourceBody):
     """An item as clients see it."""
 
-    id: Id
     name: Annotated[str, Field(examples=["Lamp"])]
     price: MoneyValue
     description: str | None
-    created_at: Timestamp
-    updated_at: Timestamp
 
 
 class ItemQuery(PageQuery):

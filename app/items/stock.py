@@ -12,8 +12,8 @@ from app.core.api.types import MAX_ID, Id, IdText
 from app.core.client import Downstream, new_pool
 from app.core.config import load
 from app.core.errors import DownstreamError, DownstreamTimeout
-from app.items.errors import ItemNotFound
 from app.items.settings import InventorySettings
+from app.items.store import ItemNotFound
 
 
 @asynccontextmanager

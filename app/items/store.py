@@ -1,22 +1,26 @@
-"""The items in the database."""
+"""The items in the database, and what can go wrong with them."""
 
 from sqlalchemy import bindparam
 
-from app.core.resources import Pages, Resource, begins_with
-from app.items.errors import ItemNotFound
+from app.core.errors import ResourceNotFound
+from app.core.resources import Resource, begins_with
 from app.items.models import Item
 from app.items.schemas import ItemCreate, ItemPatch, ItemQuery
 
-_items = Resource(Item, create=ItemCreate, patch=ItemPatch, not_found=ItemNotFound)
-_pages = Pages(
+
+class ItemNotFound(ResourceNotFound):
+    """There is no such item (any more)."""
+
+
+items = Resource(
     Item,
-    ItemQuery,
-    {
+    create=ItemCreate,
+    patch=ItemPatch,
+    query=ItemQuery,
+    filters={
         "name": begins_with(Item.name),
         "min_price": Item.price >= bindparam("min_price"),
         "max_price": Item.price <= bindparam("max_price"),
     },
+    not_found=ItemNotFound,
 )
-
-get_item, create_item, create_items = _items.get, _items.insert, _items.insert_many
-update_item, delete_item, list_items = _items.update, _items.delete, _pages.read

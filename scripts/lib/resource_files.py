@@ -1,7 +1,7 @@
 """The files of a new resource, for `scripts/new_resource.py`."""
 
 FILES = {
-    "app/{many}/__init__.py": '"""The {many} feature."""\n',
+    "app/{many}/__init__.py": "",
     "app/{many}/models.py": '''"""The table."""
 
 from sqlalchemy import CheckConstraint, Index
@@ -25,8 +25,8 @@ class {One}(Versioned, Base):
 
 from typing import Literal
 
-from app.core.api import MergePatch, PageQuery, RequestBody, ResponseBody
-from app.core.api.types import Id, Name, Timestamp
+from app.core.api import MergePatch, PageQuery, RequestBody, ResourceBody
+from app.core.api.types import Name
 
 
 class {One}Create(RequestBody):
@@ -41,13 +41,10 @@ class {One}Patch(MergePatch, total=False):
     name: Name
 
 
-class {One}(ResponseBody):
+class {One}(ResourceBody):
     """A {one} as clients see it."""
 
-    id: Id
     name: str
-    created_at: Timestamp
-    updated_at: Timestamp
 
 
 class {One}Query(PageQuery):
@@ -55,28 +52,19 @@ class {One}Query(PageQuery):
 
     sort: Literal["id", "-id", "created_at", "-created_at"] = "id"
 ''',
-    "app/{many}/errors.py": '''"""What can go wrong with a {one}."""
+    "app/{many}/store.py": '''"""The {many} in the database, and what can go wrong with them."""
 
 from app.core.errors import ResourceNotFound
+from app.core.resources import Resource
+from app.{many}.models import {One}
+from app.{many}.schemas import {One}Create, {One}Patch, {One}Query
 
 
 class {One}NotFound(ResourceNotFound):
     """There is no such {one}."""
 
-    code, resource = "{ONE}_NOT_FOUND", "{One}"
-''',
-    "app/{many}/store.py": '''"""The {many} in the database."""
 
-from app.core.resources import Pages, Resource
-from app.{many}.errors import {One}NotFound
-from app.{many}.models import {One}
-from app.{many}.schemas import {One}Create, {One}Patch, {One}Query
-
-_{many} = Resource({One}, create={One}Create, patch={One}Patch, not_found={One}NotFound)
-_pages = Pages({One}, {One}Query)
-
-get_{one}, create_{one}, list_{many} = _{many}.get, _{many}.insert, _pages.read
-update_{one}, delete_{one} = _{many}.update, _{many}.delete
+{many} = Resource({One}, create={One}Create, patch={One}Patch, query={One}Query, not_found={One}NotFound)
 ''',
     "app/{many}/router.py": '''"""`/{many}`: typed input, one unit of work, one answer."""
 
@@ -87,9 +75,8 @@ from fastapi import Query
 from app.core.api import APIRouter, Conditions, IdempotencyKey, Links, Page, errors
 from app.core.api.types import IdText
 from app.core.database import DB
-from app.{many} import store
-from app.{many}.errors import {One}NotFound
 from app.{many}.schemas import {One}, {One}Create, {One}Patch, {One}Query
+from app.{many}.store import {One}NotFound, {many}
 
 router = APIRouter(prefix="/{many}", tags=["{many}"], scopes="{many}")
 
@@ -97,31 +84,31 @@ router = APIRouter(prefix="/{many}", tags=["{many}"], scopes="{many}")
 @router.get("/{{{one}_id}}", response_model={One}, responses=errors({One}NotFound))
 async def get_{one}({one}_id: IdText, db: DB, conditions: Conditions) -> object:
     """Read one {one}."""
-    return conditions.checked(await store.get_{one}(db, {one}_id))
+    return conditions.checked(await {many}.get(db, {one}_id))
 
 
 @router.post("", status_code=201, response_model={One})
 async def create_{one}({one}: {One}Create, db: DB, key: IdempotencyKey, conditions: Conditions) -> object:
     """Create a {one}."""
-    return conditions.created(await store.create_{one}(db.once(key), {one}))
+    return conditions.created(await {many}.insert(db.once(key), {one}))
 
 
 @router.get("", response_model=Page[{One}])
 async def list_{many}(query: Annotated[{One}Query, Query()], db: DB, links: Links) -> object:
     """List {many}, a page at a time."""
-    return links.checked(await store.list_{many}(db, query))
+    return links.checked(await {many}.list(db, query))
 
 
 @router.patch("/{{{one}_id}}", response_model={One}, responses=errors({One}NotFound))
 async def patch_{one}({one}_id: IdText, patch: {One}Patch, db: DB, conditions: Conditions) -> object:
     """Change a {one} by a JSON merge patch."""
-    return conditions.checked(await store.update_{one}(db, {one}_id, patch, conditions))
+    return conditions.checked(await {many}.update(db, {one}_id, patch, conditions))
 
 
 @router.delete("/{{{one}_id}}", status_code=204, responses=errors({One}NotFound))
 async def delete_{one}({one}_id: IdText, db: DB, conditions: Conditions) -> None:
     """Delete a {one}."""
-    await store.delete_{one}(db, {one}_id, conditions)
+    await {many}.delete(db, {one}_id, conditions)
 ''',
     "tests/{many}/test_router.py": '''"""The {many} routes, each on real PostgreSQL."""
 

@@ -70,8 +70,6 @@ class SaleAnswer(BaseModel):
 class OutOfStock(Conflict):
     """There are not so many of an item."""
 
-    code, default_message = "OUT_OF_STOCK", "There are not so many of item 7"
-
 
 @transaction
 def place_sale(session: Session, sale: SaleCreate) -> SaleAnswer:

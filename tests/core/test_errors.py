@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from app.core.errors import Conflict, InvalidInput, ResourceNotFound
 from tests.conftest import MakeClient, StartService
 from tests.support.cluster import query
 from tests.support.errors import assert_error
@@ -315,3 +316,32 @@ def test_strange_paths_are_4xx_in_either_form(client: TestClient, path: str) -> 
         response = client.get(path, headers={"Accept": accept})
         assert response.status_code in {404, 422}
         assert response.json()["trace_id"] == response.headers["x-trace-id"]
+
+
+class SKUTaken(Conflict):
+    """Another label has this SKU.
+
+    Labels are printed.
+    """
+
+
+class DeliveryNoteNotFound(ResourceNotFound):
+    """There is no such delivery note."""
+
+
+class WrongColour(InvalidInput):
+    """A colour that is not sold any more."""
+
+    code, default_message = "NOT_SOLD", "Choose another colour"
+
+
+def test_an_error_has_its_code_and_message_from_its_class() -> None:
+    taken, missing, wrong = SKUTaken(), DeliveryNoteNotFound(3), WrongColour()
+
+    assert (taken.status, taken.code, taken.message) == (409, "SKU_TAKEN", "Another label has this SKU")
+    assert (missing.status, missing.code, missing.message) == (
+        404,
+        "DELIVERY_NOTE_NOT_FOUND",
+        "Delivery note 3 not found",
+    )
+    assert (wrong.status, wrong.code, wrong.message) == (422, "NOT_SOLD", "Choose another colour")

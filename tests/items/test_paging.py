@@ -15,8 +15,8 @@ import sqlalchemy
 from starlette.testclient import TestClient
 
 from app.core.api.pagination import _digest
+from app.items import store
 from app.items.schemas import ItemQuery
-from app.items.store import list_items
 from tests.conftest import SQL
 from tests.support.errors import assert_error
 
@@ -318,7 +318,7 @@ def test_a_late_page_reads_its_own_rows_only(client: TestClient, sql: SQL, datab
 
     with engine.connect() as connection:
         query = ItemQuery.model_validate({"sort": sort, "limit": 100, "cursor": cursor})
-        [row] = list_items(connection, query).items
+        [row] = store.items.list(connection, query).items
         [[explained]] = cast("Any", row)
     engine.dispose()
 

@@ -12,7 +12,7 @@ from app.core.api.types import IdText
 from app.core.client import Downstream, new_pool
 from app.core.config import EnvironmentSettings, ServiceURL, load
 from app.core.database import DB
-from tests.sample.things import Thing, ThingCreate, ThingNotFound, ThingPatch, ThingQuery, pages, things
+from tests.sample.things import Thing, ThingCreate, ThingNotFound, ThingPatch, ThingQuery, things
 
 router = APIRouter(prefix="/things", tags=["things"], scopes="things")
 
@@ -38,7 +38,7 @@ async def create_things(batch: Batch[ThingCreate], db: DB, key: IdempotencyKey) 
 @router.get("", response_model=Page[Thing])
 async def list_things(query: Annotated[ThingQuery, Query()], db: DB, links: Links) -> object:
     """List things, a page at a time."""
-    return links.checked(await pages.read(db, query))
+    return links.checked(await things.list(db, query))
 
 
 @router.patch("/{thing_id}", response_model=Thing, responses=errors(ThingNotFound))

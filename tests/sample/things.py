@@ -9,12 +9,12 @@ from sqlalchemy import CheckConstraint, Index, MetaData, Numeric, Text, bindpara
 from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.pool import NullPool
 
-from app.core.api import MergePatch, PageQuery, RequestBody, ResponseBody
-from app.core.api.types import NO_NUL, Id, Money, MoneyBound, MoneyValue, Name, Timestamp
+from app.core.api import MergePatch, PageQuery, RequestBody, ResourceBody
+from app.core.api.types import NO_NUL, Money, MoneyBound, MoneyValue, Name
 from app.core.database import Base, Versioned
 from app.core.database.base import VERSION_TRIGGER
-from app.core.errors import APIError
-from app.core.resources import Pages, Resource, begins_with
+from app.core.errors import ResourceNotFound
+from app.core.resources import Resource, begins_with
 
 
 class SampleBase(Base):
@@ -42,13 +42,8 @@ class ThingRow(Versioned, SampleBase):
     description: Mapped[str | None] = mapped_column(Text)
 
 
-class ThingNotFound(APIError):
+class ThingNotFound(ResourceNotFound):
     """There is no such thing."""
-
-    code, status, default_message = "THING_NOT_FOUND", 404, "Thing 7 not found"
-
-    def __init__(self, thing_id: int) -> None:
-        super().__init__(f"Thing {thing_id} not found")
 
 
 Description = Annotated[str, StringConstraints(max_length=10_000, pattern=NO_NUL)]
@@ -70,15 +65,12 @@ class ThingPatch(MergePatch, total=False):
     description: Description | None
 
 
-class Thing(ResponseBody):
+class Thing(ResourceBody):
     """A thing as clients see it."""
 
-    id: Id
     name: str
     price: MoneyValue
     description: str | None
-    created_at: Timestamp
-    updated_at: Timestamp
 
 
 class ThingQuery(PageQuery):
@@ -90,15 +82,17 @@ class ThingQuery(PageQuery):
     max_price: MoneyBound | None = None
 
 
-things = Resource(ThingRow, create=ThingCreate, patch=ThingPatch, not_found=ThingNotFound)
-pages = Pages(
+things = Resource(
     ThingRow,
-    ThingQuery,
-    {
+    create=ThingCreate,
+    patch=ThingPatch,
+    query=ThingQuery,
+    filters={
         "name": begins_with(ThingRow.name),
         "min_price": ThingRow.price >= bindparam("min_price"),
         "max_price": ThingRow.price <= bindparam("max_price"),
     },
+    not_found=ThingNotFound,
 )
 
 

@@ -6,7 +6,7 @@ from app.core.api.idempotency import IdempotencyKey
 from app.core.api.openapi.operations import errors
 from app.core.api.pagination import Links, Page, PageOf, PageQuery
 from app.core.api.router import APIRouter
-from app.core.api.schemas import Batch, MergePatch, RequestBody, ResponseBody
+from app.core.api.schemas import Batch, MergePatch, RequestBody, ResourceBody, ResponseBody
 
 __all__ = [
     "APIRouter",
@@ -20,6 +20,7 @@ __all__ = [
     "PageOf",
     "PageQuery",
     "RequestBody",
+    "ResourceBody",
     "ResponseBody",
     "caller",
     "errors",

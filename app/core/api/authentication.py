@@ -35,7 +35,7 @@ AUTHENTICATING_STATE = "app.authentication"
 class AuthenticationUnavailable(APIError):
     """The issuer's keys could not be read yet, so no token can be verified."""
 
-    code, status, default_message = "AUTHENTICATION_UNAVAILABLE", 503, Reason.KEYS_UNAVAILABLE.text
+    status, default_message = 503, Reason.KEYS_UNAVAILABLE.text
     default_headers: ClassVar[Mapping[str, str]] = {"Retry-After": "5"}
 
 

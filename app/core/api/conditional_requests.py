@@ -40,8 +40,7 @@ New = TypeVar("New", bound=_Identified)
 class PreconditionFailed(APIError):
     """The representation is not the one that the client has; nothing was changed."""
 
-    code, status = "PRECONDITION_FAILED", 412
-    default_message = "It has changed since it was read"
+    status, default_message = 412, "It has changed since it was read"
 
 
 class IgnoredConditions(RuntimeError):
@@ -154,7 +153,7 @@ async def _conditions(request: Request, response: Response) -> ConditionalReques
 
 
 Conditions = Annotated[ConditionalRequest, Depends(_conditions)]
-"""For a handler: `return conditions.checked(await store.get_item(db, item_id))`."""
+"""For a handler: `return conditions.checked(await items.get(db, item_id))`."""
 
 
 def _names(tags: frozenset[str], version: int) -> bool:

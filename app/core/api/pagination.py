@@ -99,7 +99,7 @@ async def _next_link(request: Request, response: Response) -> NextLink:
 
 
 Links = Annotated[NextLink, Depends(_next_link)]
-"""For a handler that answers with a page: `return links.checked(await store.list_orders(db, query))`."""
+"""For a handler that answers with a page: `return links.checked(await orders.list(db, query))`."""
 
 
 def cursor_after(row: object, query: PageQuery, scope: Mapping[str, Any]) -> str:

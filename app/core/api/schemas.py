@@ -5,6 +5,8 @@ from typing import Annotated, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
+from app.core.api.types import Id, Timestamp
+
 T = TypeVar("T")
 
 
@@ -26,6 +28,14 @@ class ResponseBody(BaseModel):
     """What a client receives: those fields of a row that the subclass declares."""
 
     model_config = ConfigDict(from_attributes=True)
+
+
+class ResourceBody(ResponseBody):
+    """A row of a resource as a client receives it: what `Versioned` has that is public, and the subclass's fields."""
+
+    id: Id
+    created_at: Timestamp
+    updated_at: Timestamp
 
 
 class Batch(RequestBody, Generic[T]):

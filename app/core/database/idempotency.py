@@ -67,15 +67,13 @@ class IdempotencyKey(Base):
 class IdempotencyKeyReused(APIError):
     """The key came before, with another request."""
 
-    code, status = "IDEMPOTENCY_KEY_REUSED", 422
-    default_message = "This Idempotency-Key was used for another request"
+    status, default_message = 422, "This Idempotency-Key was used for another request"
 
 
 class IdempotencyKeyInUse(APIError):
     """The first request with this key is still in flight."""
 
-    code, status = "IDEMPOTENCY_KEY_IN_USE", 409
-    default_message = "A request with this Idempotency-Key is still in flight"
+    status, default_message = 409, "A request with this Idempotency-Key is still in flight"
 
 
 expired = IdempotencyKey.created_at < func.now() - literal(_LIFE, Interval)

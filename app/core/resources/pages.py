@@ -3,7 +3,7 @@
 import re
 from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Generic, TypeVar, cast, get_args, overload
+from typing import Any, Generic, cast, get_args, overload
 
 from sqlalchemy import (
     ColumnElement,
@@ -20,6 +20,7 @@ from sqlalchemy import (
     tuple_,
 )
 from sqlalchemy.orm import QueryableAttribute, Session
+from typing_extensions import TypeVar
 
 from app.core.api.pagination import PARSERS, PageOf, PageQuery, cursor_after, position_of, sort_key
 from app.core.database import Database
@@ -28,6 +29,7 @@ from app.core.database.database import Mode
 from app.core.database.unit_of_work import run_on
 
 M = TypeVar("M")
+Q = TypeVar("Q", bound=PageQuery, default=PageQuery)
 Filter = ColumnElement[bool] | QueryableAttribute[Any]
 
 _CHUNK = 1000
@@ -36,8 +38,8 @@ _FIRST_ROWS = 20
 """A first page of at most so many rows, without filters, shares its statement with others: most lists are that."""
 
 
-class Pages(Generic[M]):
-    """The pages of a table.
+class Pages(Generic[M, Q]):
+    """The pages of a table; `Resource` has those of its own.
 
     Parameters
     ----------
@@ -49,12 +51,13 @@ class Pages(Generic[M]):
         Conditions, by the field of the query whose value is their bind parameter, of the same name; they hold where the
         client sends that field. A column stands for "equals", which also is what a field means that has the name of a
         column and no condition. A condition whose name the query does not have is given its value by the caller,
-        always: `list_orders(db, query, customer_id=7)`.
+        always, and a column may be: `orders.list(db, query, customer_id=7)`.
     """
 
     def __init__(
-        self, model: type[M], query: type[PageQuery] = PageQuery, filters: Mapping[str, Filter] | None = None
+        self, model: type[M], query: type[Q] | None = None, filters: Mapping[str, Filter] | None = None
     ) -> None:
+        query = query or cast("type[Q]", PageQuery)
         table = table_of(model, "id")
         self._columns = table.c
         self._filters = {name: _condition(table, name, given) for name, given in (filters or {}).items()}
@@ -64,21 +67,27 @@ class Pages(Generic[M]):
             if name not in self._columns:
                 raise TypeError(f"{query.__name__}.{name} is neither a column nor one of the filters")
             self._filters[name] = self._columns[name] == bindparam(name)
-        self._scope = [name for name in self._filters if name not in query.model_fields]
+        self._required = self._filters.keys() - query.model_fields.keys()
+        self._of_query = [name for name in self._filters if name in query.model_fields]
+        self._scopes = {name: name for name in self._required}
+        for column in self._columns:
+            parameter = f"only_{column.key}"
+            self._scopes.setdefault(column.key, parameter)
+            self._filters[parameter] = column == bindparam(parameter)
         self._made: dict[tuple[str | bool, ...], Select[Any]] = {}
         self._first: dict[str, _FirstPage] = {}
         for sort in get_args(query.model_fields["sort"].annotation):
-            column = self._columns.get(sort.removeprefix("-"))
-            if column is None:
+            key = self._columns.get(sort.removeprefix("-"))
+            if key is None:
                 raise TypeError(f"{query.__name__}.sort: {table.name} has no column {sort.removeprefix('-')}")
-            if column.nullable or column.type.python_type not in PARSERS:
-                raise TypeError(f"{query.__name__}: cannot sort by {column}, which may be null or has another type")
+            if key.nullable or key.type.python_type not in PARSERS:
+                raise TypeError(f"{query.__name__}: cannot sort by {key}, which may be null or has another type")
 
     @overload
-    def read(self, db: Database, query: PageQuery, **scope: Any) -> Coroutine[Any, Any, PageOf[M]]: ...  # noqa: ANN401
+    def list(self, db: Database, query: Q, **scope: Any) -> Coroutine[Any, Any, PageOf[M]]: ...  # noqa: ANN401
     @overload
-    def read(self, db: Connection | Session, query: PageQuery, **scope: Any) -> PageOf[M]: ...  # noqa: ANN401
-    def read(self, db: Database | Connection | Session, query: PageQuery, **scope: Any) -> Any:
+    def list(self, db: Connection | Session, query: Q, **scope: Any) -> PageOf[M]: ...  # noqa: ANN401
+    def list(self, db: Database | Connection | Session, query: Q, **scope: Any) -> Any:
         """Read one page.
 
         Raises
@@ -98,7 +107,7 @@ class Pages(Generic[M]):
             first = self._first[query.sort] = _FirstPage(self._statement(query, {}))
         return self._cut(await db.run_batched(Mode.READ, first, None, reserved=False), query, scope, query.limit)
 
-    async def stream(self, db: Database, query: PageQuery, **scope: Any) -> AsyncIterator[M]:  # noqa: ANN401
+    async def stream(self, db: Database, query: Q, **scope: Any) -> AsyncIterator[M]:  # noqa: ANN401
         """Read all rows from the cursor on, in chunks.
 
         Neither a transaction nor a connection is held between two chunks: each sees what is committed when it is read.
@@ -123,12 +132,11 @@ class Pages(Generic[M]):
 
     def _values(self, query: PageQuery, scope: Mapping[str, Any]) -> dict[str, Any]:
         """Return the values of the filters that hold."""
-        if scope.keys() ^ set(self._scope):
-            raise TypeError(
-                f"the handler must give {self._scope}, for which the query has no field; it gave {list(scope)}"
-            )
-        values = {name: value for name in self._filters if (value := getattr(query, name, None)) is not None}
-        return {**values, **scope}
+        if not self._required <= scope.keys() <= self._scopes.keys():
+            needed = f"needs {sorted(self._required)}, for which the query has no field" if self._required else ""
+            raise TypeError(f"the list {needed or 'takes columns only'}; the handler gave {sorted(scope)}")
+        values = {name: value for name in self._of_query if (value := getattr(query, name, None)) is not None}
+        return values | {self._scopes[name]: value for name, value in scope.items()}
 
     def _statement(self, query: PageQuery, filters: Iterable[str]) -> Select[Any]:
         shape: tuple[str | bool, ...] = (query.sort, query.cursor is not None, *filters)

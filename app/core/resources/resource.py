@@ -1,4 +1,4 @@
-"""A table as a resource: get, insert, update and delete, each one statement.
+"""A table as a resource: get, list, insert, update and delete, each one statement.
 
 Rows are SQLAlchemy's: they have the columns of the mapped class as attributes, and are typed as the class. They belong
 to no session, so they have no relationships; what needs those is a store function of its own.
@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from typing_extensions import TypeVar
 
 from app.core.api.conditional_requests import UNCONDITIONAL
+from app.core.api.pagination import PageQuery
 from app.core.database import Database
 from app.core.database.base import table_of
 from app.core.database.database import Keyed, Mode
@@ -24,17 +25,19 @@ from app.core.errors import APIError
 from app.core.resources.changes import Changes, Conditional
 from app.core.resources.inserts import Inserts
 from app.core.resources.keyed import Asked, Inserted, insert_each_once
+from app.core.resources.pages import Filter, Pages
 from app.core.resources.updates import NotShared
 
 M = TypeVar("M")
 C = TypeVar("C")
 U = TypeVar("U", default=Mapping[str, Any])
+Q = TypeVar("Q", bound=PageQuery, default=PageQuery)
 
 Handle = Connection | Session
 
 
-class Resource(Generic[M, C, U]):
-    """The rows of a table, by id. Make it once, in a module.
+class Resource(Generic[M, C, U, Q]):
+    """The rows of a table. Make it once, in a module.
 
     Every method takes a `Database`, and then is a unit of work to be awaited, or the connection or session of another
     store function, and then is a part of its transaction.
@@ -47,11 +50,18 @@ class Resource(Generic[M, C, U]):
         What is inserted: a pydantic model or another class whose attributes are columns of the table.
     patch
         What is changed: a `TypedDict`, or a pydantic model of which the fields that were set count.
+    query, filters
+        What it can be sorted and filtered by: those of `Pages`.
     not_found
         Makes the error for an id without a row.
     constraints
         Errors by the names of the table's constraints and unique indexes, for every statement of the service that
         violates one.
+
+    Attributes
+    ----------
+    list, stream
+        Read a page, and all rows: see `Pages`.
     """
 
     def __init__(
@@ -60,6 +70,8 @@ class Resource(Generic[M, C, U]):
         *,
         create: type[C],
         patch: type[U] | None = None,
+        query: type[Q] | None = None,
+        filters: Mapping[str, Filter] | None = None,
         not_found: Callable[[int], APIError],
         constraints: Mapping[str, type[APIError]] | None = None,
     ) -> None:
@@ -75,6 +87,8 @@ class Resource(Generic[M, C, U]):
         map_constraints(constraints or {})
         self._inserts = Inserts(table, _fields(create))
         self._changes = Changes(table, patched, self._find)
+        pages = Pages(model, query, filters)
+        self.list, self.stream = pages.list, pages.stream
         self._by_ids = select(*table.c).where(table.c.id == any_(bindparam("ids", type_=ARRAY(BigInteger))))
         # Kept, because batches are told apart by them.
         self._get_batch, self._insert_batch, self._once_batch = (

@@ -16,7 +16,7 @@ from app.core.database import DB, Database
 from app.core.resources import Pages
 from tests.conftest import SQL, MakeSettings
 from tests.sample.app import create_app
-from tests.sample.things import Thing, ThingRow
+from tests.sample.things import Thing, ThingQuery, ThingRow, things
 from tests.support.errors import assert_error
 
 ROWS, CHUNK = 200_000, 1000
@@ -31,7 +31,13 @@ router = APIRouter(prefix="/versions")
 @router.get("/{version}/things", response_model=Page[Thing])
 async def list_of_version(version: IdText, query: Annotated[PageQuery, Query()], db: DB, links: Links) -> object:
     """List the things of a version."""
-    return links.checked(await of_version.read(db, query, of_version=version))
+    return links.checked(await of_version.list(db, query, of_version=version))
+
+
+@router.get("/{version}/sample", response_model=Page[Thing])
+async def list_by_column(version: IdText, query: Annotated[ThingQuery, Query()], db: DB, links: Links) -> object:
+    """List the things of a version, which is a column."""
+    return links.checked(await things.list(db, query, version=version))
 
 
 @router.get("/things")
@@ -52,22 +58,39 @@ def pages(make_settings: MakeSettings) -> Iterator[TestClient]:
 
 def test_a_page_under_a_path_parameter(pages: TestClient, sql: SQL) -> None:
     sql("INSERT INTO things (name, price, version) SELECT 'n', 1, 1 + n % 2 FROM generate_series(1, 11) AS n")
-    for version, expected in ((1, [2, 4, 6, 8, 10]), (2, [1, 3, 5, 7, 9, 11])):
-        seen, url = [], f"/versions/{version}/things?limit=2"
+    lists = [(version, path) for version in (1, 2) for path in ("things", "sample")]
+    for version, path in lists:
+        seen, url = [], f"/versions/{version}/{path}?limit=2"
         while url:
             response = pages.get(url)
             seen += [thing["id"] for thing in response.json()["items"]]
             url = response.links["next"]["url"] if response.links else ""
-            assert not url or url.startswith(f"/versions/{version}/things?limit=2&cursor=")
-        assert seen == expected
+            assert not url or url.startswith(f"/versions/{version}/{path}?limit=2&cursor=")
+        assert seen == list(range(3 - version, 12, 2))
 
 
-def test_a_cursor_belongs_to_its_path(pages: TestClient, sql: SQL) -> None:
+@pytest.mark.parametrize("path", ["things", "sample"])
+def test_a_cursor_belongs_to_its_path(pages: TestClient, sql: SQL, path: str) -> None:
     sql("INSERT INTO things (name, price, version) SELECT 'n', 1, 1 + n % 2 FROM generate_series(1, 11) AS n")
-    cursor = pages.get("/versions/1/things?limit=2").json()["next_cursor"]
+    cursor = pages.get(f"/versions/1/{path}?limit=2").json()["next_cursor"]
 
-    assert pages.get(f"/versions/1/things?limit=2&cursor={cursor}").status_code == 200
-    assert_error(pages.get(f"/versions/2/things?limit=2&cursor={cursor}"), 422, "INVALID_INPUT")
+    assert pages.get(f"/versions/1/{path}?limit=2&cursor={cursor}").status_code == 200
+    assert_error(pages.get(f"/versions/2/{path}?limit=2&cursor={cursor}"), 422, "INVALID_INPUT")
+    if path == "sample":
+        assert_error(pages.get(f"/things?limit=2&cursor={cursor}"), 422, "INVALID_INPUT")
+        assert pages.get("/versions/2/sample?name=n&max_price=0").json()["items"] == []
+
+
+@pytest.mark.anyio
+async def test_a_list_says_what_it_is_to_be_given(make_settings: MakeSettings) -> None:
+    db = Database(make_settings())
+    try:
+        with pytest.raises(TypeError, match=r"needs \['of_version'\].*gave \[\]"):
+            await of_version.list(db, PageQuery())
+        with pytest.raises(TypeError, match=r"takes columns only.*gave \['colour'\]"):
+            await things.list(db, ThingQuery(), colour="red")
+    finally:
+        db.dispose()
 
 
 def test_a_list_whose_query_names_no_sorts_has_the_order_of_ids(pages: TestClient) -> None:

@@ -17,7 +17,7 @@ from app.core.database.once import Once
 from app.core.errors import DatabaseError
 from app.core.resources import Pages, Resource
 from tests.conftest import SQL, MakeSettings
-from tests.sample.things import ThingCreate, ThingNotFound, ThingQuery, ThingRow, pages, things
+from tests.sample.things import ThingCreate, ThingNotFound, ThingQuery, ThingRow, things
 
 pytestmark = pytest.mark.anyio
 
@@ -158,8 +158,8 @@ async def test_a_field_of_the_query_is_a_filter(db: Database) -> None:
         await things.insert(db, ThingCreate.model_validate({"name": name, "price": 1}))
     by_name = Pages(ThingRow, ByName)
 
-    assert [thing.name for thing in (await by_name.read(db, ByName(name="Lamp"))).items] == ["Lamp", "Lamp"]
-    assert len((await by_name.read(db, ByName())).items) == 3
+    assert [thing.name for thing in (await by_name.list(db, ByName(name="Lamp"))).items] == ["Lamp", "Lamp"]
+    assert len((await by_name.list(db, ByName())).items) == 3
 
 
 def test_a_field_that_would_filter_nothing_is_an_error() -> None:
@@ -186,18 +186,18 @@ def test_a_column_that_would_have_no_value_is_an_error() -> None:
 
 async def test_first_pages_share_a_statement_and_each_has_its_own_size(db: Database, sql: SQL) -> None:
     sql("INSERT INTO things (name, price) SELECT 'Lamp' || n, n FROM generate_series(1, 30) AS n")
-    await pages.read(db, ThingQuery())
+    await things.list(db, ThingQuery())
     statements.clear()
     limits = [1 + n % 20 for n in range(60)]
 
-    answers = await asyncio.gather(*(pages.read(db, ThingQuery(sort="-price", limit=limit)) for limit in limits))
+    answers = await asyncio.gather(*(things.list(db, ThingQuery(sort="-price", limit=limit)) for limit in limits))
 
     assert len(statements) < 30, len(statements)
     for limit, page in zip(limits, answers, strict=True):
         assert [row.price for row in page.items] == list(range(30, 30 - limit, -1))
-        following = await pages.read(db, ThingQuery(sort="-price", limit=3, cursor=page.next_cursor))
+        following = await things.list(db, ThingQuery(sort="-price", limit=3, cursor=page.next_cursor))
         assert [row.price for row in following.items] == list(range(30 - limit, 27 - limit, -1))
     cheap, all_of_them = await asyncio.gather(
-        pages.read(db, ThingQuery(max_price=2)), pages.read(db, ThingQuery(limit=100))
+        things.list(db, ThingQuery(max_price=2)), things.list(db, ThingQuery(limit=100))
     )
     assert (len(cheap.items), len(all_of_them.items), all_of_them.next_cursor) == (2, 30, None)

@@ -9,7 +9,7 @@ from app.core.api.conditional_requests import PreconditionFailed, Preconditions
 from app.core.database import Database
 from app.core.database.once import Once
 from tests.conftest import SQL, MakeSettings
-from tests.sample.things import ThingCreate, ThingNotFound, ThingQuery, pages, things
+from tests.sample.things import ThingCreate, ThingNotFound, ThingQuery, things
 from tests.support.wire import counted
 
 pytestmark = pytest.mark.anyio
@@ -21,7 +21,7 @@ Operation = Callable[[Database], Coroutine[Any, Any, Any]]
 
 OPERATIONS: dict[str, Operation] = {
     "get": lambda db: things.get(db, 1),
-    "page": lambda db: pages.read(db, ThingQuery(sort="-price")),
+    "page": lambda db: things.list(db, ThingQuery(sort="-price")),
     "insert": lambda db: things.insert(db, LAMP),
     "insert with a key": lambda db: things.insert(db.once(KEY), LAMP),
     "insert many": lambda db: things.insert_many(db, [LAMP, LAMP]),
