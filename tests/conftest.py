@@ -243,7 +243,15 @@ def start_service(database_url: str, served: str, tmp_path: Path) -> Iterator[St
 
 @contextlib.contextmanager
 def running_service(folder: Path, *, app: str = SAMPLE, **variables: str) -> Iterator[Service]:
-    defaults = {"HOST": "127.0.0.1", "WEB_CONCURRENCY": "2", "DRAIN_SECONDS": "0", "SHUTDOWN_TIMEOUT": "5"}
+    defaults = {
+        "HOST": "127.0.0.1",
+        "WEB_CONCURRENCY": "2",
+        "DRAIN_SECONDS": "0",
+        "SHUTDOWN_TIMEOUT": "5",
+        # Longer than by default, for machines that are busy with something else.
+        "DB_POOL_TIMEOUT": "30",
+        "DB_STATEMENT_TIMEOUT": "30",
+    }
     service = Service(folder, {**defaults, **variables}, app=app)
     try:
         service.wait_until_alive()

@@ -1,6 +1,7 @@
 """Migrations: in step with the models, reversible, and safe to be run by anybody at any time."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -120,19 +121,15 @@ def test_there_is_one_line_of_revisions() -> None:
 
 @pytest.mark.slow
 def test_any_number_of_starters_migrate_once_and_none_fails(empty_database_url: str) -> None:
-    # Imports take longest: all come so far first. Then somebody holds up the first statement of each, so that
-    # none is through before the last one has begun.
-    wait = "import alembic.config as a, app.core.database.engine.pool as e; input(); a.main(['upgrade', 'head'])"
-    processes = [start_python(empty_database_url, "-c", wait) for _ in range(8)]
+    # None is to be through before the last one has begun: somebody holds the lock for which they wait, and the table
+    # for which they would wait without it.
+    [key] = re.findall(r"^_ADVISORY_LOCK = ([\d_]+)$", (ROOT / "alembic" / "env.py").read_text(), re.MULTILINE)
     with connected(empty_database_url) as other, other.cursor() as cursor:
-        cursor.execute("BEGIN; CREATE TABLE alembic_version ()")
-        for process in processes:
-            assert process.stdin
-            process.stdin.write(b"\n")
-            process.stdin.flush()
-        eventually(lambda: query(empty_database_url, SESSIONS) == [(9,)], 120)
+        cursor.execute("BEGIN; SELECT pg_advisory_xact_lock(%s); CREATE TABLE alembic_version ()", [int(key)])
+        processes = [start_alembic(empty_database_url, "upgrade", "head") for _ in range(8)]
+        eventually(lambda: query(empty_database_url, SESSIONS) == [(9,)], 240)
         cursor.execute("ROLLBACK")
-    said = [process.communicate(timeout=180)[0].decode() for process in processes]
+    said = [process.communicate(timeout=600)[0].decode() for process in processes]
 
     assert [process.returncode for process in processes] == [0] * 8, said
     revisions = len(list(ScriptDirectory.from_config(Config(ROOT / "alembic.ini")).walk_revisions()))
@@ -145,7 +142,7 @@ def test_a_migration_does_not_wait_long_for_a_lock(own_database_url: str) -> Non
     with connected(own_database_url) as other, other.cursor() as cursor:
         cursor.execute("BEGIN; SELECT * FROM idempotency_keys")
         process = start_alembic(own_database_url, "downgrade", "base")
-        said = process.communicate(timeout=120)[0].decode()
+        said = process.communicate(timeout=300)[0].decode()
 
     assert process.returncode != 0
     assert "lock timeout" in said
@@ -154,7 +151,7 @@ def test_a_migration_does_not_wait_long_for_a_lock(own_database_url: str) -> Non
 
 def test_the_sql_for_review_sets_its_bounds_first() -> None:
     process = start_alembic("postgresql://nobody@127.0.0.1:1/nowhere", "upgrade", "head", "--sql")
-    sql = process.communicate(timeout=120)[0].decode()
+    sql = process.communicate(timeout=300)[0].decode()
 
     assert process.returncode == 0
     assert (
@@ -167,7 +164,7 @@ def test_a_rollback_meets_a_newer_schema_and_has_nothing_to_do(own_database_url:
     query(own_database_url, "UPDATE alembic_version SET version_num = '9999'")
 
     process = start_python(own_database_url, "-m", "scripts.lib.migrate")
-    lines = [json.loads(line) for line in process.communicate(timeout=120)[0].splitlines()]
+    lines = [json.loads(line) for line in process.communicate(timeout=300)[0].splitlines()]
 
     assert process.returncode == 0, lines
     (said,) = [line for line in lines if line["logger"] == "scripts.migrate"]
@@ -180,7 +177,7 @@ def test_a_history_that_cannot_be_resolved_still_fails(own_database_url: str) ->
     query(own_database_url, "INSERT INTO alembic_version VALUES ('9999')")
 
     process = start_python(own_database_url, "-m", "scripts.lib.migrate")
-    said = process.communicate(timeout=120)[0].decode()
+    said = process.communicate(timeout=300)[0].decode()
 
     assert process.returncode == 1, said
     assert '"CRITICAL"' in said

@@ -23,7 +23,7 @@ def test_measures_ours_and_the_floor(tmp_path: Path) -> None:
         check=False,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         cwd=ROOT,
         env={"PATH": os.environ["PATH"], "PYTHONPATH": f"scripts:{ROOT}"},
     )

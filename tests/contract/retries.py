@@ -31,7 +31,7 @@ def a_worker_dies_every_second(service: Service) -> Iterator[list[int]]:
         yield killed
     finally:
         done.set()
-        thread.join(30)
+        thread.join(240)
 
 
 async def send_until_answered(

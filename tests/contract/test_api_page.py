@@ -41,7 +41,7 @@ def run(commands: list[str], address: str) -> list[str]:
     """Run the commands in one shell, and return what each printed."""
     mark = "--- end of answer ---"
     script = "\n".join(f"{command.replace(HOST, address)}\necho; echo '{mark}'" for command in commands)
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=300, check=True)
     return [answer.replace(address, HOST).strip("\n") for answer in done.stdout.split(mark)[:-1]]
 
 

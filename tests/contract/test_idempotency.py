@@ -1,6 +1,7 @@
 """Exactly once, no lost update, whole walks: many clients at the same time, while workers die."""
 
 import asyncio
+import itertools
 import random
 import threading
 import time
@@ -16,9 +17,9 @@ from starlette.testclient import TestClient
 from tests.conftest import SQL, MakeClient, StartService
 from tests.contract.retries import a_worker_dies_every_second, send_until_answered
 from tests.support.errors import assert_error
-from tests.support.service import Service
+from tests.support.service import Service, eventually
 
-CLIENTS, KEYS, SENDS = 64, 50, 20
+CLIENTS, KEYS, SENDS, DEATHS = 64, 50, 20, 2
 LAMP = {"name": "Lamp", "price": 19.99}
 BODIES: dict[str, dict[str, Any]] = {
     "/items": LAMP,
@@ -34,17 +35,19 @@ def running(start_service: StartService) -> Service:
     return service
 
 
-async def send_all(url: str, path: str) -> dict[str, list[httpx2.Response]]:
-    """Send every key many times, in any order, over as many connections as there are clients."""
+async def send_all(url: str, path: str, killed: list[int]) -> dict[str, list[httpx2.Response]]:
+    """Send every key many times, in any order, and again and again until enough workers have died."""
     orders = [f"key-{number}" for number in range(KEYS)] * SENDS
     random.Random(1).shuffle(orders)  # noqa: S311 - the same at every run
     answers: dict[str, list[httpx2.Response]] = {key: [] for key in orders}
     limits = httpx2.Limits(max_connections=CLIENTS)
-    deadline = time.monotonic() + 60
-    async with httpx2.AsyncClient(base_url=url, limits=limits, timeout=20, trust_env=False) as client:
+    deadline = time.monotonic() + 300
+    async with httpx2.AsyncClient(base_url=url, limits=limits, timeout=60, trust_env=False) as client:
 
         async def one_client(orders: list[str]) -> None:
-            for key in orders:
+            for turn, key in enumerate(itertools.cycle(orders)):
+                if turn >= len(orders) and len(killed) >= DEATHS:
+                    return
                 answers[key].append(await send_until_answered(client, path, BODIES[path], key, deadline))
                 await asyncio.sleep(0.1)  # so that some workers die meanwhile
 
@@ -56,14 +59,14 @@ async def send_all(url: str, path: str) -> dict[str, list[httpx2.Response]]:
 @pytest.mark.parametrize("path", BODIES)
 def test_each_key_happens_once_while_workers_die(running: Service, sql: SQL, path: str) -> None:
     with a_worker_dies_every_second(running) as killed:
-        answers = asyncio.run(send_all(running.url, path))
+        answers = asyncio.run(send_all(running.url, path, killed))
 
-    assert len(killed) >= 2
+    assert len(killed) >= DEATHS
     rows = {item["id"] for received in answers.values() for item in items_of(received)}
     assert sql("SELECT count(*) FROM items") == [(KEYS * len(BODIES[path].get("items", [LAMP])),)]
     assert sorted(rows) == [item_id for (item_id,) in sql("SELECT id FROM items ORDER BY id")]
     for received in answers.values():
-        assert len(received) == SENDS
+        assert len(received) >= SENDS
         created = [answer for answer in received if answer.status_code == 201]
         assert created
         assert len({answer.content for answer in created}) == 1
@@ -146,7 +149,7 @@ def all_at_once(number: int, work: Any) -> list[Any]:
     barrier = threading.Barrier(number)
 
     def wait_and_work(n: int) -> Any:
-        barrier.wait(10)
+        barrier.wait(60)
         return work(n)
 
     with ThreadPoolExecutor(number) as pool:
@@ -160,7 +163,7 @@ def test_of_concurrent_patches_with_one_entity_tag_one_wins(running: Service) ->
 
         def change(n: int, condition: str = tag) -> httpx2.Response:
             headers = {"If-Match": condition}
-            return httpx2.patch(url, json={"price": n + 1}, headers=headers, timeout=20, trust_env=False)
+            return httpx2.patch(url, json={"price": n + 1}, headers=headers, timeout=60, trust_env=False)
 
         answers = all_at_once(16, change)
         won = [answer for answer in answers if answer.status_code == 200]
@@ -182,7 +185,7 @@ def test_a_patch_and_a_delete_with_one_entity_tag_exclude_each_other(running: Se
 
         def change(n: int, url: str = url, condition: dict[str, str] = condition) -> httpx2.Response:
             method, body = ("DELETE", None) if n % 2 else ("PATCH", {"price": n + 1})
-            return httpx2.request(method, url, json=body, headers=condition, timeout=20, trust_env=False)
+            return httpx2.request(method, url, json=body, headers=condition, timeout=60, trust_env=False)
 
         answers = all_at_once(8, change)
         won = [answer for answer in answers if answer.is_success]
@@ -208,15 +211,16 @@ def test_a_walk_of_10_000_items_neither_skips_nor_repeats(running: Service, sql:
             items = [
                 {"name": f"stays{generator.randint(0, 999)}", "price": generator.randint(1, 200)} for _ in range(20)
             ]
-            made = httpx2.post(f"{running.url}/items/batch", json={"items": items}, timeout=20, trust_env=False).json()
+            made = httpx2.post(f"{running.url}/items/batch", json={"items": items}, timeout=60, trust_env=False).json()
             for item in generator.sample(made["items"], 15):
-                httpx2.delete(f"{running.url}/items/{item['id']}", timeout=20, trust_env=False)
+                httpx2.delete(f"{running.url}/items/{item['id']}", timeout=60, trust_env=False)
             changes += 1
 
     walked: list[int] = []
     thread = threading.Thread(target=disturb)
     thread.start()
     try:
+        eventually(lambda: changes)
         url: str | None = f"{running.url}/items?limit=100&sort={sort}"
         while url is not None:
             page = running.client.get(url)
@@ -226,9 +230,8 @@ def test_a_walk_of_10_000_items_neither_skips_nor_repeats(running: Service, sql:
             assert len(walked) < 100_000
     finally:
         done.set()
-        thread.join(20)
+        thread.join(120)
 
-    assert changes > 0
     assert len(walked) == len(set(walked))
     assert set(range(1, 10_001)) <= set(walked)
 
@@ -253,7 +256,7 @@ def test_a_repeated_create_of_what_is_unique_is_answered_again(client: TestClien
 
 @pytest.mark.usefixtures("unique_names")
 def test_only_a_key_that_is_held_is_in_use(make_client: MakeClient, database_url: str) -> None:
-    client = make_client(db_statement_timeout=1)
+    client = make_client(db_statement_timeout=3)
     with psycopg2.connect(database_url) as other, other.cursor() as cursor:
         cursor.execute("INSERT INTO items (name, price) VALUES ('Lamp', 1)")
         assert_error(client.post("/items", json=LAMP, headers={"Idempotency-Key": "new"}), 503, "DATABASE_ERROR")

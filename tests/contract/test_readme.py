@@ -19,7 +19,7 @@ def test_the_readme_s_requests_are_answered_as_it_says(start_service: StartServi
         pytest.skip("no curl here")
     script = block.replace("http://localhost:8000", start_service().url)
 
-    done = subprocess.run(["bash", "-e"], input=script, text=True, capture_output=True, timeout=30, check=True)
+    done = subprocess.run(["bash", "-e"], input=script, text=True, capture_output=True, timeout=240, check=True)
 
     statuses = re.findall(r"HTTP/1.1 (\d+)", done.stdout)
     assert statuses == ["201", "201", "200", "200", "404"]

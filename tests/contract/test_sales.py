@@ -60,7 +60,7 @@ async def buy(url: str, killed: list[int]) -> Answers:
     """Send every order again and again, until enough workers have died."""
     answers: Answers = defaultdict(list)
     deadline = time.monotonic() + DEADLINE
-    async with httpx2.AsyncClient(base_url=url, timeout=20, trust_env=False) as client:
+    async with httpx2.AsyncClient(base_url=url, timeout=60, trust_env=False) as client:
 
         async def one_client(number: int) -> None:
             mine = random.Random(number).sample(list(ORDERS), len(ORDERS))  # noqa: S311 - the same at every run

@@ -39,7 +39,7 @@ def _schemathesis(url: str, seed: int) -> str:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=900,
         check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr

@@ -204,7 +204,7 @@ def test_whatever_is_started_stops_with_1_and_one_line(
         cwd=tmp_path,
         env=environment(**{"DATABASE_URL": URL, **variables}),
         capture_output=True,
-        timeout=30,
+        timeout=240,
         check=False,
     )
 

@@ -12,7 +12,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = "requirements-deploy.txt"
-TOOL_TIMEOUT = 60.0  # seconds
+TOOL_TIMEOUT = 300.0  # seconds
 OVERLAYS = ("development", "production")
 
 Run = Callable[..., str]

@@ -16,7 +16,7 @@ from tests.support.cluster import Cluster, migrate, query
 
 pytestmark = pytest.mark.slow
 
-TIMEOUT = 30.0  # seconds
+TIMEOUT = 240.0  # seconds
 
 
 @pytest.mark.parametrize(

@@ -92,12 +92,12 @@ def test_a_stop_is_heard_before_gunicorn_is_there() -> None:
     variables = {**inherited, "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/nowhere", "PORT": "0"}
     command = [sys.executable, "-m", "app.server"]
     with subprocess.Popen(command, cwd=ROOT, env=variables, stdout=subprocess.PIPE, text=True) as starting:
-        status, deadline = Path(f"/proc/{starting.pid}/status"), time.monotonic() + 20
+        status, deadline = Path(f"/proc/{starting.pid}/status"), time.monotonic() + 120
         while not handles(status.read_text(), signal.SIGTERM):
             assert time.monotonic() < deadline
             time.sleep(0.005)
         starting.terminate()
-        out, _ = starting.communicate(timeout=20)
+        out, _ = starting.communicate(timeout=120)
     assert (starting.returncode, out) == (0, "")
 
 

@@ -27,7 +27,7 @@ UNWANTED = re.compile(r"\b(A?GPL|GNU (Affero )?General|SSPL|BUSL|not declared)",
 def files() -> Iterator[Path]:
     """List what git has, and what it would take."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT, timeout=30)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT, timeout=240)
     if done.returncode != 0:
         pytest.skip("this is no git work tree")
     paths = [ROOT / name for name in done.stdout.split("\0") if name]

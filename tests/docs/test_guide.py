@@ -127,7 +127,7 @@ def test_wrong_names_are_errors_of_type(copy: Path) -> None:
         cwd=copy,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
 
     wrong = {int(line.split(":")[1]) for line in checked.stdout.splitlines() if ": error:" in line}

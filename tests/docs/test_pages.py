@@ -53,7 +53,7 @@ def commands(page: Path) -> Iterator[list[str]]:
     for language, block in _FENCE.findall(page.read_text()):
         if language not in {"sh", "bash", "shell"}:
             continue
-        subprocess.run(["bash", "-n"], input=block, text=True, check=True, timeout=10)
+        subprocess.run(["bash", "-n"], input=block, text=True, check=True, timeout=120)
         for line in block.replace("\\\n", " ").splitlines():
             try:
                 words = shlex.split(line, comments=True)

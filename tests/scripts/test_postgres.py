@@ -1,6 +1,7 @@
 """The launcher of PostgreSQL: shared, stopped after the last user, whole after every kind of kill."""
 
 import os
+import select
 import shutil
 import signal
 import stat
@@ -47,7 +48,7 @@ def data(template: Path, tmp_path: Path) -> Path:
 
 
 def ask(url: str, sql: str) -> Any:
-    connection = psycopg2.connect(url, connect_timeout=5)
+    connection = psycopg2.connect(url, connect_timeout=60)
     try:
         with connection, connection.cursor() as cursor:
             cursor.execute(sql)
@@ -73,7 +74,7 @@ def other_user(data: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
         yield process, process.stdout.readline().strip()
     finally:
         process.stdin.close()
-        process.wait(60)
+        process.wait(120)
         process.stdout.close()
 
 
@@ -94,7 +95,7 @@ def server_pid(data: Path) -> int:
 
 def keeper_pid(data: Path) -> int:
     pids = subprocess.run(
-        ["pgrep", "-f", f"postgres.py keep {data}"], check=True, capture_output=True, text=True, timeout=10
+        ["pgrep", "-f", f"postgres.py keep {data}"], check=True, capture_output=True, text=True, timeout=60
     )
     return int(pids.stdout)
 
@@ -122,7 +123,7 @@ def test_users_that_start_at_once_share_one_server(data: Path) -> None:
 def test_the_server_goes_when_its_only_user_is_killed(data: Path) -> None:
     with other_user(data) as (process, _):
         process.kill()
-    assert within(10, lambda: all_gone(data))
+    assert within(120, lambda: all_gone(data))
 
 
 def test_a_killed_server_comes_back_on_its_port(data: Path) -> None:
@@ -134,7 +135,7 @@ def test_a_killed_server_comes_back_on_its_port(data: Path) -> None:
             server = Cluster(data).running()
             return server is not None and server.ready and server.pid != old
 
-        assert within(20, is_back)
+        assert within(120, is_back)
         assert ask(url, "SELECT word FROM kept") == "kept"
     assert all_gone(data)
 
@@ -180,13 +181,12 @@ def test_a_half_made_cluster_is_made_again(tmp_path: Path) -> None:
 
 
 def test_no_process_of_it_holds_a_pipe_of_the_caller(data: Path) -> None:
-    with other_user(data) as (process, _):
+    with other_user(data) as (process, _), postgres.running(data, durable=False):
         process.kill()
         assert process.stdout
-        started = time.monotonic()
-        process.stdout.read()
-        assert time.monotonic() - started < 5
-    assert within(10, lambda: all_gone(data))
+        assert select.select([process.stdout], [], [], 60)[0], "its server and its keeper hold the pipe"
+        assert process.stdout.read() == ""
+    assert within(120, lambda: all_gone(data))
 
 
 def test_only_its_owner_gets_in(data: Path) -> None:

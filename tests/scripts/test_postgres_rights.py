@@ -108,7 +108,7 @@ def test_root_without_other_rights_says_so(data: Path) -> None:
     command = ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin", sys.executable, "-c", USER, str(data)]
     environment = {**os.environ, "PYTHONPATH": str(Path(postgres.__file__).parent)}
     done = subprocess.run(
-        command, check=False, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+        command, check=False, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300
     )
     said = done.stderr.splitlines()[-1]
     if done.returncode == 0:

@@ -16,7 +16,7 @@ def token(*words: str) -> "subprocess.CompletedProcess[str]":
         cwd=ROOT,
         env=environment(),
         text=True,
-        timeout=60,
+        timeout=300,
     )
 
 

@@ -21,7 +21,7 @@ _TEMPLATE = "tests_template"
 @contextlib.contextmanager
 def connected(url: str) -> Iterator[PsycopgConnection]:
     """Hold a connection on which every statement commits, and no lock is waited for long."""
-    connection = psycopg2.connect(url, connect_timeout=5, options="-c lock_timeout=10s -c statement_timeout=30s")
+    connection = psycopg2.connect(url, connect_timeout=60, options="-c lock_timeout=60s -c statement_timeout=120s")
     connection.autocommit = True
     try:
         yield connection

@@ -70,7 +70,7 @@ class Collector:
             spans = [span for span in self.spans if span.trace_id.hex() == trace_id]
             return spans if any(span.kind == Span.SPAN_KIND_SERVER for span in spans) else []
 
-        spans: list[Span] = eventually(whole, 15)
+        spans: list[Span] = eventually(whole)
         return spans
 
     def close(self) -> None:

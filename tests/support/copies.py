@@ -47,7 +47,7 @@ def execute(folder: Path, *command: str, status: int = 0) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == status, done.stdout
     return done.stdout

@@ -25,7 +25,7 @@ class Answer(NamedTuple):
 class Connection:
     """One connection to a port of this machine, which sends what it is given and never retries."""
 
-    def __init__(self, port: int, timeout: float = 20.0) -> None:
+    def __init__(self, port: int, timeout: float = 120.0) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout)
         self._file: BinaryIO = self.socket.makefile("rb")
 

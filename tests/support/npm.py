@@ -24,7 +24,7 @@ def install(source: Path) -> Path:
         done, wanted = folder / "installed.json", source / "package-lock.json"
         if not done.exists() or done.read_bytes() != wanted.read_bytes():
             words = ["npm", "ci", "--omit=dev", "--no-audit", "--no-fund", "--loglevel=error"]
-            result = subprocess.run(words, cwd=folder, capture_output=True, timeout=300, check=False)
+            result = subprocess.run(words, cwd=folder, capture_output=True, timeout=600, check=False)
             if result.returncode != 0:
                 pytest.skip(f"npm cannot install {source.name}: {result.stderr.decode()[-300:]}")
             shutil.copy(wanted, done)

@@ -43,7 +43,7 @@ class OpenIDProvider:
 
     def _answers(self) -> bool:
         try:
-            return httpx2.get(f"{self.issuer}/jwks", trust_env=False, timeout=5).status_code == 200
+            return httpx2.get(f"{self.issuer}/jwks", trust_env=False, timeout=60).status_code == 200
         except httpx2.TransportError:
             return False
 
@@ -64,7 +64,7 @@ class OpenIDProvider:
     def stop(self) -> None:
         """End it; its keys stay."""
         self._process.kill()
-        self._process.communicate(timeout=10)
+        self._process.communicate(timeout=60)
 
     def token(self, scope: str, *, client: str = "alice", audience: str = "https://items.example") -> str:
         """Get an access token by the client credentials grant (RFC 6749, section 4.4; RFC 8707)."""
@@ -73,7 +73,7 @@ class OpenIDProvider:
             data={"grant_type": "client_credentials", "scope": scope, "resource": audience},
             auth=(client, f"{client}-secret"),
             trust_env=False,
-            timeout=15,
+            timeout=60,
         )
         assert answer.status_code == 200, answer.text
         token: str = answer.json()["access_token"]

@@ -72,8 +72,8 @@ class Prometheus:
             stdout=self._log,
             stderr=subprocess.STDOUT,
         )
-        self._client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=10, trust_env=False)
-        eventually(self._scraped, 30)
+        self._client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False)
+        eventually(self._scraped)
 
     def _scraped(self) -> bool:
         try:
@@ -109,10 +109,10 @@ class Prometheus:
         self._client.close()
         self._process.terminate()
         try:
-            self._process.wait(10)
+            self._process.wait(30)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait(5)
+            self._process.wait(60)
         self._log.close()
 
 

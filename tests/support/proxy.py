@@ -10,6 +10,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
+from tests.support.service import free_port
+
 T = TypeVar("T")
 
 
@@ -64,13 +66,13 @@ class Proxy:
         self.cuts = 0
         self.accepted = 0
         self._delivering = self._do(self._event())
-        self._listener = self._do(self._listen(0))
-        self._port: int = self._listener.getsockname()[1]
+        self._port = free_port()  # not one of the system's, which it would give to others while nothing listens
+        self._listener = self._do(self._listen(self._port))
         user = parts.netloc.rpartition("@")[0]
         self.url = urlunsplit(parts._replace(netloc=f"{user}@127.0.0.1:{self._port}"))
 
     def _do(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
     def _call(self, work: Callable[[], object]) -> None:
         async def call() -> None:
@@ -205,7 +207,7 @@ class Proxy:
         self.refuse()
         self._do(self._settle())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
+        self._thread.join(60)
         self._loop.close()
 
     async def _settle(self) -> None:

@@ -1,6 +1,7 @@
 """A running service: gunicorn and its workers as processes of their own, watched from outside."""
 
 import contextlib
+import fcntl
 import json
 import os
 import secrets
@@ -8,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,15 +24,18 @@ ROOT = Path(__file__).resolve().parents[2]
 # Of this process's environment the service gets only what Python itself and coverage need.
 _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START")
 # Below the ports that Linux gives to outgoing connections: none of these takes a port before the service does.
-_FIRST_PORT, _LAST_PORT = 10_000, 32_767
-_STARTUP_SECONDS = 60.0
+_FIRST_PORT, _PORTS = 10_000, 22_768
+_LAST_GIVEN = Path(tempfile.gettempdir(), f"service-tests-{os.getuid()}.port")
+"""Holds the port that `free_port` gave last, in any process."""
+_PATIENCE = 120.0
+"""Seconds that a machine may need that is ten times slower, or busy with something else."""
 SAMPLE = "tests.sample.app:app"
 """What is served where a test asks for nothing else."""
 
 
 def eventually(
     condition: Callable[[], Any],
-    seconds: float = 60.0,
+    seconds: float = _PATIENCE,
     *,
     pause: float = 0.05,
     seen: Callable[[], object] | None = None,
@@ -45,12 +50,23 @@ def eventually(
 
 
 def free_port() -> int:
-    """Find a port of the loopback interface on which nothing listens."""
+    """Find a port of the loopback interface on which nothing listens, and that no other test is given meanwhile."""
     while True:
-        port = _FIRST_PORT + secrets.randbelow(_LAST_PORT - _FIRST_PORT)
+        port = _next_port()
         with contextlib.suppress(OSError), socket.socket() as listener:
             listener.bind(("127.0.0.1", port))
             return port
+
+
+def _next_port() -> int:
+    """Count up, for all processes together: tests beside each other would now and then choose the same at random."""
+    with _LAST_GIVEN.open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        last = int(file.read() or secrets.randbelow(_PORTS))
+        file.truncate(0)
+        file.write(str(last + 1))
+    return _FIRST_PORT + last % _PORTS
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -100,7 +116,7 @@ class Service:
                 stderr=err,
                 start_new_session=True,
             )
-        self.client = httpx2.Client(base_url=self.url, timeout=15, trust_env=False)
+        self.client = httpx2.Client(base_url=self.url, timeout=_PATIENCE, trust_env=False)
         self._connections: list[Connection] = []
 
     @property
@@ -116,7 +132,7 @@ class Service:
 
     def wait_until_alive(self) -> "Service":
         """Wait for the first answer."""
-        eventually(self._alive, _STARTUP_SECONDS, seen=self.output)
+        eventually(self._alive, seen=self.output)
         return self
 
     def _alive(self) -> bool:
@@ -131,7 +147,6 @@ class Service:
         # `shared_state` says it to the service itself; from outside, the line of each worker's server does.
         eventually(
             lambda: len(self.workers()) == number and self._booted() >= set(self.workers()),
-            _STARTUP_SECONDS,
             seen=lambda: (self.workers(), self.output()),
         )
         return self.workers()
@@ -199,7 +214,7 @@ class Service:
         with Connection(self.port) as connection:
             return connection.get(path)
 
-    def raw(self, request: bytes, seconds: float = 20.0) -> bytes:
+    def raw(self, request: bytes, seconds: float = _PATIENCE) -> bytes:
         """Send bytes as they are, and return all that comes until the connection is closed."""
         with Connection(self.port, seconds) as connection:
             connection.send(request)
@@ -211,11 +226,11 @@ class Service:
         """Send a signal to the master."""
         self.process.send_signal(number)
 
-    def wait(self, seconds: float = 30.0) -> int:
+    def wait(self, seconds: float = _PATIENCE) -> int:
         """Wait for its end, and return its exit code."""
         return self.process.wait(seconds)
 
-    def stop(self, seconds: float = 30.0) -> int:
+    def stop(self, seconds: float = _PATIENCE) -> int:
         """End it as Kubernetes does, and return its exit code; what is left of it after `seconds` is killed."""
         self.client.close()
         for connection in self._connections:
@@ -227,4 +242,4 @@ class Service:
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
-            self.process.wait(5)
+            self.process.wait(_PATIENCE)

@@ -89,11 +89,11 @@ def counted(url: str) -> Iterator[Wire]:
     wire, loop = Wire(url), asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
-    asyncio.run_coroutine_threadsafe(wire.open(), loop).result(10)
+    asyncio.run_coroutine_threadsafe(wire.open(), loop).result(60)
     try:
         yield wire
     finally:
-        asyncio.run_coroutine_threadsafe(wire.close(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(wire.close(), loop).result(60)
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
+        thread.join(60)
         loop.close()

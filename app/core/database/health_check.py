@@ -63,10 +63,11 @@ class HealthCheck:
 
     def _ask(self) -> bool:
         try:
-            if self._connection is None:
-                self._connection = self._connect()
-                self._connection.autocommit = True
-            with self._connection.cursor() as cursor:
+            connection = self._connection  # `close` may set it to None meanwhile
+            if connection is None:
+                connection = self._connection = self._connect()
+                connection.autocommit = True
+            with connection.cursor() as cursor:
                 cursor.execute("SHOW transaction_read_only")
                 writable = cursor.fetchone() == ("off",)
         except psycopg2.Error:

@@ -50,14 +50,14 @@ def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
     browser = webdriver.Chrome(options, Driver(DRIVER))
-    browser.set_page_load_timeout(30)
+    browser.set_page_load_timeout(120)
     yield browser
     browser.quit()
 
 
 def appearing(browser: webdriver.Chrome, selector: str, text: str = "") -> WebElement:
     """Wait for an element, and for a text in it."""
-    wait = WebDriverWait(browser, 20)
+    wait = WebDriverWait(browser, 120)
     present = expected_conditions.text_to_be_present_in_element((By.CSS_SELECTOR, selector), text)
     wait.until(present, f"no {text!r} in {selector}")
     return browser.find_element(By.CSS_SELECTOR, selector)
@@ -65,7 +65,7 @@ def appearing(browser: webdriver.Chrome, selector: str, text: str = "") -> WebEl
 
 def click(browser: webdriver.Chrome, selector: str) -> None:
     """Wait until it can be clicked, and click."""
-    wait = WebDriverWait(browser, 20)
+    wait = WebDriverWait(browser, 120)
     wait.until(expected_conditions.element_to_be_clickable((By.CSS_SELECTOR, selector))).click()
 
 

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
+from email.utils import format_datetime, parsedate_to_datetime
 from typing import Annotated, Any
 
 import httpx2
@@ -59,14 +59,16 @@ def stub() -> Iterator[Stub]:
 
 
 @pytest.fixture
-async def pool() -> AsyncIterator[httpx2.AsyncClient]:
+async def pool(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx2.AsyncClient]:
+    monkeypatch.setattr(client, "_CONNECT_TIMEOUT", 30.0)
     async with new_pool() as pool:
         yield pool
 
 
 @pytest.fixture
 def service(stub: Stub, pool: httpx2.AsyncClient) -> Downstream:
-    return Downstream("stub", stub.url, pool)
+    """Call the stub with a deadline that a busy machine keeps."""
+    return Downstream("stub", stub.url, pool, deadline=30.0)
 
 
 @pytest.fixture
@@ -78,8 +80,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch, service: Downstream) -> float:
     """Give up earlier than the service would."""
-    monkeypatch.setattr(service, "_deadline", 1.0)
-    return 1.0
+    monkeypatch.setattr(service, "_deadline", 2.0)
+    return 2.0
 
 
 async def ask(service: Downstream) -> int | None:
@@ -94,7 +96,7 @@ async def fail(service: Downstream) -> None:
 
 async def asked(stub: Stub) -> None:
     """Wait until the other service has been asked."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not stub.tries:  # noqa: ASYNC110 - another thread sees it
             await asyncio.sleep(0.01)
 
@@ -173,9 +175,10 @@ async def test_a_connection_that_is_never_made_ends_with_a_timeout(
         await asyncio.sleep(60)
 
     monkeypatch.setattr("anyio.connect_tcp", swallow)
+    monkeypatch.setattr(client, "_CONNECT_TIMEOUT", 0.1)
     started = time.monotonic()
     with pytest.raises(DownstreamTimeout):
-        await ask(Downstream("stub", "http://127.0.0.1:9", pool))
+        await ask(Downstream("stub", "http://127.0.0.1:9", pool, deadline=50.0))
     assert tries == 3
     assert time.monotonic() - started < 30
 
@@ -218,18 +221,18 @@ async def test_a_service_that_hangs_is_a_timeout_and_is_not_asked_again(
 async def test_a_read_that_times_out_is_not_tried_again(
     stub: Stub, service: Downstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "_timeout", httpx2.Timeout(0.1))
+    monkeypatch.setattr(service, "_timeout", httpx2.Timeout(30, read=0.1))
     stub.answer(hang)
     with pytest.raises(DownstreamTimeout):
         await ask(service)
     assert stub.tries == 1
 
 
-async def test_a_body_that_drips_ends_at_the_deadline(stub: Stub, service: Downstream) -> None:
+async def test_a_body_that_drips_ends_at_the_deadline(stub: Stub, pool: httpx2.AsyncClient) -> None:
     stub.answer(drip)
     started = time.monotonic()
     with pytest.raises(DownstreamTimeout):
-        await ask(service)
+        await ask(Downstream("stub", stub.url, pool))
     assert client.DEADLINE - 0.1 < time.monotonic() - started < 30
     assert client.DEADLINE <= 2.0
 
@@ -248,21 +251,24 @@ async def test_the_deadline_holds_over_all_tries(
 @pytest.mark.usefixtures("quick")
 async def test_retry_after_is_honoured(stub: Stub, service: Downstream, status: int, seconds: int | None) -> None:
     # A date has no fractions: 1.9 s from now is at least 0.9 s from now.
-    stub.answer(reply(status, retry_after=seconds or http_date(1.9)), json_reply({"quantity": 3}))
+    date = http_date(1.9)
+    stub.answer(reply(status, retry_after=seconds or date), json_reply({"quantity": 3}))
     started = time.monotonic()
     assert await ask(service) == 3
-    assert time.monotonic() - started > 0.8
+    assert time.monotonic() - started >= (seconds or 0)
+    assert seconds or datetime.now(UTC) >= parsedate_to_datetime(date)
 
 
-@pytest.mark.parametrize("retry_after", ["3", "9" * 5000, http_date(3600)], ids=["seconds", "endless", "date"])
+@pytest.mark.parametrize("retry_after", ["300", "9" * 5000, http_date(3600)], ids=["seconds", "endless", "date"])
 async def test_a_retry_after_beyond_the_deadline_ends_the_call_at_once(
-    stub: Stub, service: Downstream, retry_after: str
+    stub: Stub, service: Downstream, retry_after: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(service, "_deadline", 120.0)
     stub.answer(reply(503, retry_after=retry_after))
     started = time.monotonic()
     with pytest.raises(DownstreamError):
         await ask(service)
-    assert time.monotonic() - started < client.DEADLINE
+    assert time.monotonic() - started < 60, "it did not wait for the deadline"
     assert stub.tries == 1
 
 
@@ -382,7 +388,7 @@ async def test_a_call_that_fails_leaves_no_connection_behind(
 async def test_the_breaker_opens_tries_once_and_closes(
     stub: Stub, service: Downstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(circuit_breaker, "COOL_DOWN", 0.3)
+    monkeypatch.setattr(circuit_breaker, "COOL_DOWN", 600.0)
     assert state() == circuit_breaker.State.CLOSED
     stub.answer(reply(500))
     for _ in range(circuit_breaker.FAILURES_TO_OPEN):
@@ -392,15 +398,14 @@ async def test_the_breaker_opens_tries_once_and_closes(
     before = counted("breaker_open")
     with pytest.raises(DownstreamError) as refused:
         await ask(service)
-    assert (refused.value.headers or {})["Retry-After"] == "1"
+    assert 300 < int((refused.value.headers or {})["Retry-After"]) <= 600
     assert (stub.tries, counted("breaker_open")) == (circuit_breaker.FAILURES_TO_OPEN, before + 1)
 
-    await asyncio.sleep(0.35)
+    monkeypatch.setattr(circuit_breaker, "COOL_DOWN", 0.0)
     stub.answer(slow(0.1, reply(503)))
     await asyncio.gather(*(fail(service) for _ in range(20)))
     assert (stub.tries, state()) == (1, circuit_breaker.State.OPEN)  # one trial, not retried
 
-    await asyncio.sleep(0.35)
     stub.answer(slow(0.1, json_reply({"quantity": 3})))
     answers = await asyncio.gather(*(ask(service) for _ in range(20)), return_exceptions=True)
     assert answers.count(3) == 1
@@ -508,10 +513,7 @@ async def test_cookies_are_not_kept(stub: Stub, service: Downstream) -> None:
     assert all("cookie" not in request.headers for request in stub.received)
 
 
-async def test_connections_are_used_again_and_bounded(
-    stub: Stub, pool: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(client, "_CONNECT_TIMEOUT", 30.0)
+async def test_connections_are_used_again_and_bounded(stub: Stub, pool: httpx2.AsyncClient) -> None:
     service = Downstream("stub", stub.url, pool, deadline=60.0)
     stub.answer(slow(0.02, json_reply({"quantity": 3})))
     calls = 3 * client._MAX_CONNECTIONS
@@ -589,5 +591,5 @@ async def test_each_service_has_its_deadline(stub: Stub, pool: httpx2.AsyncClien
     with pytest.raises(DownstreamTimeout):
         await Downstream("hasty", stub.url, pool, deadline=0.1).get("/stock/7", Level)
     stub.answer(slow(2.2, json_reply({"quantity": 3})))
-    level = await Downstream("patient", stub.url, pool, deadline=10.0).get("/stock/7", Level)
+    level = await Downstream("patient", stub.url, pool, deadline=60.0).get("/stock/7", Level)
     assert level is not None

@@ -55,6 +55,17 @@ def statement(sql: str) -> Work:
     return lambda connection: connection.execute(text(sql))
 
 
+HOLD, WAIT = "SELECT pg_advisory_xact_lock(1)", "SELECT pg_advisory_xact_lock_shared(1)"
+
+
+def waiting(sql: SQL) -> int:
+    """Count the units that wait, because of `WAIT`."""
+    [(number,)] = sql(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory' AND datname = current_database()"
+    )
+    return int(number)
+
+
 @contextmanager
 def locked(url: str, sql: str = "LOCK TABLE things IN ACCESS EXCLUSIVE MODE") -> Iterator[None]:
     """Hold a lock in a transaction of somebody else."""
@@ -108,7 +119,7 @@ INSERT = "INSERT INTO things (id, name, price) OVERRIDING SYSTEM VALUE VALUES "
 def test_each_state_of_the_server_has_its_answer(
     make_client: MakeClient, how: str, sql: str, status: int, code: str
 ) -> None:
-    client = make_client(db_statement_timeout=0.3)
+    client = make_client(db_statement_timeout=0.3 if "pg_sleep" in sql else 30)
 
     with pytest.raises(APIError) as error:
         do(client, how, statement(sql))
@@ -134,17 +145,15 @@ def test_a_missing_table_is_logged_with_what_to_do(
 
 def test_a_lock_that_is_not_to_be_had_is_503(make_client: MakeClient, database_url: str) -> None:
     client = make_client(db_statement_timeout=0.4)
-    with locked(database_url):
+    with locked(database_url):  # for as long as the block lasts: a wait without an end would be seen
         for method, path, body in (("GET", "/things/1", None), ("POST", "/things", {"name": "x", "price": 1})):
-            started = time.monotonic()
             assert_error(client.request(method, path, json=body), 503, "DATABASE_ERROR")
-            assert time.monotonic() - started < 2
 
-    assert client.post("/things", json={"name": "x", "price": 1}).status_code == 201
+    eventually(lambda: client.post("/things", json={"name": "x", "price": 1}).status_code == 201)
 
 
 def test_a_database_that_is_not_there_is_503_in_time(make_client: MakeClient, proxy: Proxy) -> None:
-    client = make_client(database_url=proxy.url)
+    client = make_client(database_url=proxy.url, db_pool_timeout=60)
     proxy.refuse()
     for method, path, body in (
         ("GET", "/things/1", None),
@@ -153,7 +162,7 @@ def test_a_database_that_is_not_there_is_503_in_time(make_client: MakeClient, pr
     ):
         started = time.monotonic()
         assert_error(client.request(method, path, json=body), 503, "DATABASE_ERROR")
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 30, "it did not wait for a connection"
     proxy.accept()
 
     assert client.post("/things", json={"name": "x", "price": 1}).status_code == 201
@@ -222,7 +231,7 @@ def test_two_transactions_that_lock_each_other_out_both_end_well(client: TestCli
         return unit
 
     for future in (begin(client, "transaction", work(1, 2)), begin(client, "transaction", work(2, 1))):
-        future.result(15)
+        future.result(60)
 
     assert len(calls) == 3
     assert sql("SELECT price FROM things") == [(3,), (3,)]
@@ -260,39 +269,43 @@ def test_repetition_has_an_end(client: TestClient, how: str) -> None:
     assert len(calls) == 3
 
 
-def test_waiting_for_a_connection_has_an_end(make_client: MakeClient) -> None:
-    client = make_client(db_pool_size=1, db_pool_timeout=0.2)
-    busy = begin(client, "read", statement("SELECT pg_sleep(1.2)"))
-    time.sleep(0.1)
+def test_waiting_for_a_connection_has_an_end(make_client: MakeClient, database_url: str, sql: SQL) -> None:
+    client = make_client(db_pool_size=1, db_pool_timeout=0.2, db_statement_timeout=0)
+    with locked(database_url, HOLD):
+        busy = begin(client, "read", statement(WAIT))
+        eventually(lambda: waiting(sql) == 1)
 
-    started = time.monotonic()
-    response = client.get("/things")
+        started = time.monotonic()
+        response = client.get("/things")
 
-    assert_error(response, 503, response.json()["detail"]["code"])
-    assert response.json()["detail"]["code"] in {"DATABASE_ERROR", "OVERLOADED"}
-    assert 0.15 < time.monotonic() - started < 1
-    busy.result(5)
-    assert client.get("/things").status_code == 200
+        assert_error(response, 503, response.json()["detail"]["code"])
+        assert response.json()["detail"]["code"] in {"DATABASE_ERROR", "OVERLOADED"}
+        assert time.monotonic() - started > 0.15
+        assert not busy.done()
+    busy.result(60)
+    eventually(lambda: client.get("/things").status_code == 200)
 
 
-def test_connections_are_at_most_as_many_as_the_pool(make_client: MakeClient, sql: SQL) -> None:
-    client = make_client(service_name="counted", db_pool_size=3, db_pool_timeout=20)
+def test_connections_are_at_most_as_many_as_the_pool(make_client: MakeClient, database_url: str, sql: SQL) -> None:
+    client = make_client(service_name="counted", db_pool_size=3, db_pool_timeout=60, db_statement_timeout=0)
     most = 0
     with ThreadPoolExecutor(24) as pool:
-        work = [pool.submit(do, client, "read", statement("SELECT pg_sleep(0.02)")) for _ in range(60)]
+        with locked(database_url, HOLD):
+            work = [pool.submit(do, client, "read", statement(WAIT)) for _ in range(60)]
+            eventually(lambda: waiting(sql) == 3)
         while not all(future.done() for future in work):
             [(now,)] = sql("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'counted'")
             most = max(most, now)
         for future in work:
             future.result(0)
 
-    assert most in {3, 4}  # with the probe's
+    assert most <= 4  # with the probe's
 
 
 @pytest.mark.parametrize("how", ["read", "write", "transaction"])
 @pytest.mark.parametrize("sql_text", ["SELECT 1", "SELECT 1/0", "SELECT pg_terminate_backend(pg_backend_pid())"])
 def test_the_connection_goes_back_whatever_happens(make_client: MakeClient, how: str, sql_text: str) -> None:
-    client = make_client(db_pool_size=1, db_pool_timeout=1)
+    client = make_client(db_pool_size=1, db_pool_timeout=20)
     for _ in range(3):
         future = begin(client, how, statement(sql_text))
         eventually(future.done)
@@ -300,7 +313,7 @@ def test_the_connection_goes_back_whatever_happens(make_client: MakeClient, how:
     primary = _database(client)._primary
     assert primary.busy == 0
     # A connection without work goes back to the pool a moment later.
-    eventually(lambda: primary._engine.pool.checkedout() == 0, 5)  # type: ignore[attr-defined]
+    eventually(lambda: primary._engine.pool.checkedout() == 0)  # type: ignore[attr-defined]
     assert client.get("/things").status_code == 200
 
 

@@ -23,7 +23,7 @@ OPERATIONS = [
 
 @pytest.fixture
 def service(start_service: StartService) -> Service:
-    return start_service(OPS_PORT=str(free_port()), DRAIN_SECONDS="2")
+    return start_service(OPS_PORT=str(free_port()))
 
 
 def test_each_port_serves_its_own_paths_only(service: Service) -> None:
@@ -48,11 +48,12 @@ def test_a_path_of_the_other_port_is_unmatched_in_the_metrics(service: Service) 
 
 
 @pytest.mark.slow
-def test_both_ports_drain_in_step(service: Service) -> None:
+def test_both_ports_drain_in_step(start_service: StartService) -> None:
+    service = start_service(OPS_PORT=str(free_port()), DRAIN_SECONDS="6")
     statuses: Counter[tuple[str, int]] = Counter()
 
     def ask() -> None:
-        with httpx2.Client(trust_env=False, timeout=5) as client:
+        with httpx2.Client(trust_env=False, timeout=60) as client:
             while service.process.poll() is None:
                 try:
                     statuses["things", client.get(f"{service.url}/things").status_code] += 1
@@ -66,9 +67,9 @@ def test_both_ports_drain_in_step(service: Service) -> None:
     thread.start()
     eventually(lambda: statuses["ready", 200] > 3)
     service.process.send_signal(signal.SIGTERM)
-    thread.join(30)
+    thread.join(120)
 
-    assert service.process.wait(10) == 0
-    assert statuses["ready", 503] > 3, statuses
+    assert service.wait() == 0
+    assert statuses["ready", 503], statuses
     assert statuses["things", 200] > statuses["ready", 200], "served on during the drain"
     assert set(statuses) == {("things", 200), ("live", 200), ("ready", 200), ("ready", 503)}

