@@ -38,6 +38,7 @@ _WARM_UP = 1.0
 # Where services log and keep their metrics: in memory if possible.
 _MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
 _PAGE_10_000 = 9_999 * 20
+_DEEP_PAGES = 100
 
 
 def _contenders(arguments: argparse.Namespace) -> list[Contender]:
@@ -54,17 +55,21 @@ def _deep(data: Data) -> int:
     return min(_PAGE_10_000, data.rows // 2)
 
 
-def _cursor(service: Running, data: Data) -> str:
-    return service.cursor_after(_deep(data))
+def _cursors(service: Running, load: Load, data: Data) -> list[str]:
+    """List the cursors of many pages up to the deep one, of which each request takes another."""
+    if load.workload != "list_deep":
+        return []
+    deep = _deep(data)
+    return [service.cursor_after(item_id) for item_id in range(max(20, deep - 20 * _DEEP_PAGES), deep + 1, 20)]
 
 
 def _measure(service: Running, load: Load, seconds: float, data: Data) -> Sample:
     service.forget_log()
-    cursor = _cursor(service, data) if load.workload == "list_deep" else ""
+    cursors = _cursors(service, load, data)
     token = service.contender.token
-    drive(service.url, load, _WARM_UP, rows=data.rows, cursor=cursor, token=token)
+    drive(service.url, load, _WARM_UP, rows=data.rows, cursors=cursors, token=token)
     before = service.cpu_seconds(), machine.cpu_seconds(data.pid)
-    outcome = drive(service.url, load, seconds, rows=data.rows, cursor=cursor, token=token)
+    outcome = drive(service.url, load, seconds, rows=data.rows, cursors=cursors, token=token)
     after = service.cpu_seconds(), machine.cpu_seconds(data.pid)
     number = max(outcome.requests, 1)
     if not outcome.requests:
@@ -149,13 +154,23 @@ class Bench:
             ):
                 for result in self.results:
                     if result.name == contender.name and result.cell.workers == workers:
-                        cursor = _cursor(service, self._data) if result.cell.load.workload == "list_deep" else ""
+                        cursors = _cursors(service, result.cell.load, self._data)
                         drive(
-                            service.url, result.cell.load, 1, rows=self._data.rows, cursor=cursor, token=contender.token
+                            service.url,
+                            result.cell.load,
+                            1,
+                            rows=self._data.rows,
+                            cursors=cursors,
+                            token=contender.token,
                         )
                         before = wire.round_trips
                         outcome = drive(
-                            service.url, result.cell.load, 2, rows=self._data.rows, cursor=cursor, token=contender.token
+                            service.url,
+                            result.cell.load,
+                            2,
+                            rows=self._data.rows,
+                            cursors=cursors,
+                            token=contender.token,
                         )
                         result.round_trips = (wire.round_trips - before) / max(outcome.requests, 1)
 

@@ -37,7 +37,7 @@ class Contender:
     command
         What is started, in `folder`.
     cursor
-        Makes the cursor of the page after an id; without it, all pages up to there are read.
+        Makes the cursor of the page after an id; without it, the pages up to there are read.
     environment
         Its variables beside `DATABASE_URL`, `PORT` and `WEB_CONCURRENCY`.
     has_database
@@ -145,7 +145,7 @@ class Running:
         self._metrics = folder / f"metrics-{port}"
         self._metrics.mkdir()
         self._log = folder / f"{contender.name}-{port}.log"
-        self._cursor = 0, ""
+        self._cursors = {0: ""}
         self._begin: Callable[[], subprocess.Popen[bytes]] = lambda: self._start(contender, database_url, workers, port)
         self._run()
 
@@ -204,24 +204,25 @@ class Running:
 
     def cursor_after(self, item_id: int) -> str:
         """Return the cursor of the page after the item with this id; ids have no gaps."""
-        if self._cursor[0] != item_id:
+        if item_id not in self._cursors:
             make = self.contender.cursor
-            self._cursor = item_id, make(item_id) if make else self._walk(item_id)
-        return self._cursor[1]
+            self._cursors[item_id] = make(item_id) if make else self._walk(item_id)
+        return self._cursors[item_id]
 
-    def _walk(self, number: int) -> str:
+    def _walk(self, item_id: int) -> str:
         connection = http.client.HTTPConnection(self.url.removeprefix("http://"), timeout=10)
-        cursor = ""
+        at = max(known for known in self._cursors if known < item_id)
+        cursor = self._cursors[at]
         with contextlib.closing(connection):
-            while number > 0:
-                step = min(number, _LARGEST_PAGE)
+            while at < item_id:
+                step = min(item_id - at, _LARGEST_PAGE)
                 connection.request(
                     "GET",
                     f"/items?limit={step}" + (f"&cursor={cursor}" if cursor else ""),
                     headers=self.contender.headers,
                 )
                 cursor = json.loads(connection.getresponse().read())["next_cursor"]
-                number -= step
+                at += step
         return cursor
 
     def forget_log(self) -> None:

@@ -1,8 +1,8 @@
--- What wrk sends, and what it reports. WORKLOAD, ROWS, CURSOR, TOKEN and SEED come from the environment.
+-- What wrk sends, and what it reports. WORKLOAD, ROWS, CURSORS, TOKEN and SEED come from the environment.
 
 local workload = os.getenv("WORKLOAD")
 local rows = tonumber(os.getenv("ROWS"))
-local cursor = os.getenv("CURSOR")
+local cursors = {}
 local json = { ["Content-Type"] = "application/json" }
 local sent = 0
 local random = math.random
@@ -12,6 +12,10 @@ local token = os.getenv("TOKEN")
 if token ~= "" then
   json["Authorization"] = "Bearer " .. token
   wrk.headers["Authorization"] = json["Authorization"]
+end
+
+for cursor in os.getenv("CURSORS"):gmatch("[^,]+") do
+  cursors[#cursors + 1] = cursor
 end
 
 math.randomseed(tonumber(os.getenv("SEED")))
@@ -45,7 +49,7 @@ local function list()
 end
 
 local function list_deep()
-  return wrk.format("GET", "/items?limit=20&cursor=" .. cursor)
+  return wrk.format("GET", "/items?limit=20&cursor=" .. cursors[random(#cursors)])
 end
 
 local function patch()

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -40,13 +41,13 @@ class Outcome:
     failed: int
 
 
-def drive(url: str, load: Load, seconds: float, *, rows: int, cursor: str = "", token: str = "") -> Outcome:
+def drive(url: str, load: Load, seconds: float, *, rows: int, cursors: Sequence[str] = (), token: str = "") -> Outcome:
     """Send `load` for some seconds."""
     words = ["wrk", "-t1", f"-c{load.connections}", f"-d{seconds:.0f}s", "--timeout", "20s", "-s", str(_SCRIPT), url]
     variables = {
         "WORKLOAD": load.workload,
         "ROWS": str(rows),
-        "CURSOR": cursor,
+        "CURSORS": ",".join(cursors),
         "SEED": str(next(_seeds)),
         "TOKEN": token,
     }

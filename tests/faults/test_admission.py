@@ -112,7 +112,7 @@ def test_nothing_is_done_for_a_client_that_has_gone_before_its_turn(stuck: Stuck
             for _ in range(2):  # as many creates as can be under way at once
                 first.append(asyncio.create_task(new().ask("POST", "/things", b'{"name": "stays", "price": 1}')))
                 await asyncio.sleep(0.2)
-            # Only first pages of at most 20 rows share a statement.
+            # Pages of more than 20 rows do not share a statement.
             lists = [asyncio.create_task(new().ask("GET", "/things?limit=100")) for _ in range(12)]
             await asyncio.sleep(0.5)
             await asyncio.gather(*(send_and_leave(new(), number) for number in range(40)))

@@ -5,20 +5,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequenc
 from functools import partial
 from typing import Any, Generic, cast, get_args, overload
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Dialect,
-    Integer,
-    Row,
-    Select,
-    Table,
-    Text,
-    TypeDecorator,
-    bindparam,
-    select,
-    tuple_,
-)
+from sqlalchemy import ColumnElement, Connection, Dialect, Row, Table, Text, TypeDecorator, bindparam, select
 from sqlalchemy.orm import QueryableAttribute, Session
 from typing_extensions import TypeVar
 
@@ -27,6 +14,7 @@ from app.core.database import Database
 from app.core.database.base import table_of
 from app.core.database.database import Mode
 from app.core.database.unit_of_work import run_on
+from app.core.resources.page_statements import SHARED_ROWS, PageStatement, Position
 
 M = TypeVar("M")
 Q = TypeVar("Q", bound=PageQuery, default=PageQuery)
@@ -34,8 +22,6 @@ Filter = ColumnElement[bool] | QueryableAttribute[Any]
 
 _CHUNK = 1000
 """Rows that a stream reads by one statement, and holds in memory."""
-_FIRST_ROWS = 20
-"""A first page of at most so many rows, without filters, shares its statement with others: most lists are that."""
 
 
 class Pages(Generic[M, Q]):
@@ -58,26 +44,24 @@ class Pages(Generic[M, Q]):
         self, model: type[M], query: type[Q] | None = None, filters: Mapping[str, Filter] | None = None
     ) -> None:
         query = query or cast("type[Q]", PageQuery)
-        table = table_of(model, "id")
-        self._columns = table.c
+        table = self._table = table_of(model, "id")
         self._filters = {name: _condition(table, name, given) for name, given in (filters or {}).items()}
         for name in query.model_fields:
             if name in PageQuery.model_fields or name in self._filters:
                 continue
-            if name not in self._columns:
+            if name not in table.c:
                 raise TypeError(f"{query.__name__}.{name} is neither a column nor one of the filters")
-            self._filters[name] = self._columns[name] == bindparam(name)
+            self._filters[name] = table.c[name] == bindparam(name)
         self._required = self._filters.keys() - query.model_fields.keys()
         self._of_query = [name for name in self._filters if name in query.model_fields]
         self._scopes = {name: name for name in self._required}
-        for column in self._columns:
+        for column in table.c:
             parameter = f"only_{column.key}"
             self._scopes.setdefault(column.key, parameter)
             self._filters[parameter] = column == bindparam(parameter)
-        self._made: dict[tuple[str | bool, ...], Select[Any]] = {}
-        self._first: dict[str, _FirstPage] = {}
+        self._made: dict[tuple[str | bool, ...], PageStatement] = {}
         for sort in get_args(query.model_fields["sort"].annotation):
-            key = self._columns.get(sort.removeprefix("-"))
+            key = table.c.get(sort.removeprefix("-"))
             if key is None:
                 raise TypeError(f"{query.__name__}.sort: {table.name} has no column {sort.removeprefix('-')}")
             if key.nullable or key.type.python_type not in PARSERS:
@@ -100,12 +84,11 @@ class Pages(Generic[M, Q]):
         return run_on(db, self._page, query, scope, query.limit, session=False)
 
     async def _read(self, db: Database, query: PageQuery, scope: Mapping[str, Any]) -> PageOf[M]:
-        if query.cursor is not None or query.limit > _FIRST_ROWS or self._values(query, scope):
+        statement = self._statement(query, self._values(query, scope))
+        if not statement.shareable or query.limit > SHARED_ROWS:
             return await db.run(Mode.READ, partial(self._page, query=query, scope=scope, limit=query.limit))
-        first = self._first.get(query.sort)
-        if first is None:
-            first = self._first[query.sort] = _FirstPage(self._statement(query, {}))
-        return self._cut(await db.run_batched(Mode.READ, first, None, reserved=False), query, scope, query.limit)
+        rows = await db.run_batched(Mode.READ, statement, self._position(query, scope), reserved=False)
+        return self._cut(rows, query, scope, query.limit)
 
     async def stream(self, db: Database, query: Q, **scope: Any) -> AsyncIterator[M]:  # noqa: ANN401
         """Read all rows from the cursor on, in chunks.
@@ -124,11 +107,11 @@ class Pages(Generic[M, Q]):
 
     def _page(self, connection: Connection, query: PageQuery, scope: Mapping[str, Any], limit: int) -> PageOf[M]:
         values = self._values(query, scope)
-        statement = self._statement(query, values)
-        values["page_rows"] = limit + 1
-        if query.cursor is not None:
-            values["page_last"], values["page_last_id"] = position_of(query, self._columns[sort_key(query)], scope)
-        return self._cut(connection.execute(statement, values).all(), query, scope, limit)
+        found = self._statement(query, values).read(connection, self._position(query, scope), values, limit)
+        return self._cut(found, query, scope, limit)
+
+    def _position(self, query: PageQuery, scope: Mapping[str, Any]) -> Position:
+        return position_of(query, self._table.c[sort_key(query)], scope) if query.cursor is not None else None
 
     def _values(self, query: PageQuery, scope: Mapping[str, Any]) -> dict[str, Any]:
         """Return the values of the filters that hold."""
@@ -138,10 +121,12 @@ class Pages(Generic[M, Q]):
         values = {name: value for name in self._of_query if (value := getattr(query, name, None)) is not None}
         return values | {self._scopes[name]: value for name, value in scope.items()}
 
-    def _statement(self, query: PageQuery, filters: Iterable[str]) -> Select[Any]:
-        shape: tuple[str | bool, ...] = (query.sort, query.cursor is not None, *filters)
+    def _statement(self, query: PageQuery, filters: Iterable[str]) -> PageStatement:
+        shape: tuple[str | bool, ...] = (query.sort, query.cursor is None, *filters)
         if (statement := self._made.get(shape)) is None:
-            statement = self._made[shape] = self._make(query, filters)
+            conditions = [self._filters[name] for name in filters]
+            statement = PageStatement(self._table, query.sort, conditions, first=query.cursor is None)
+            self._made[shape] = statement
         return statement
 
     def _cut(self, found: Sequence[Row[Any]], query: PageQuery, scope: Mapping[str, Any], limit: int) -> PageOf[M]:
@@ -150,30 +135,6 @@ class Pages(Generic[M, Q]):
         if len(rows) <= limit:
             return PageOf(rows, None)
         return PageOf(rows[:limit], cursor_after(rows[limit - 1], query, scope))
-
-    def _make(self, query: PageQuery, filters: Iterable[str]) -> Select[Any]:
-        key, row_id = self._columns[sort_key(query)], self._columns.id
-        last, last_id = bindparam("page_last", type_=key.type), bindparam("page_last_id", type_=row_id.type)
-        keys, position = ([row_id], [last_id]) if key is row_id else ([key, row_id], [last, last_id])
-        here, there = tuple_(*keys), tuple_(*position)
-        descending = query.sort.startswith("-")
-        statement = select(*self._columns).where(*(self._filters[name] for name in filters))
-        if query.cursor is not None:
-            statement = statement.where(here < there if descending else here > there)
-        order = [column.desc() if descending else column.asc() for column in keys]
-        return statement.order_by(*order).limit(bindparam("page_rows", type_=Integer()))
-
-
-class _FirstPage:
-    """The first rows of a list, the same for all who ask at the same time."""
-
-    def __init__(self, statement: Select[Any]) -> None:
-        self._statement = statement
-
-    def __call__(self, connection: Connection, questions: Sequence[None]) -> Sequence[Sequence[Row[Any]]]:
-        """Read them once."""
-        rows = connection.execute(self._statement, {"page_rows": _FIRST_ROWS + 1}).all()
-        return [rows] * len(questions)
 
 
 def _condition(table: Table, name: str, given: Filter) -> ColumnElement[bool]:

@@ -1,19 +1,23 @@
 """Pages under a path parameter, and streams of all rows, as a feature's router has them."""
 
+import asyncio
 import gc
 import sys
 from collections.abc import AsyncIterator, Iterator
-from typing import Annotated
+from typing import Annotated, Any, get_args
 
 import pytest
 from fastapi import Query
+from sqlalchemy import Index, MetaData
+from sqlalchemy.orm import Mapped
 from starlette.testclient import TestClient
 
 from app.core.api import APIRouter, Links, Page
 from app.core.api.pagination import PageQuery
 from app.core.api.types import IdText
-from app.core.database import DB, Database
+from app.core.database import DB, Base, Database, Versioned
 from app.core.resources import Pages
+from app.core.resources.page_statements import PageStatement
 from tests.conftest import SQL, MakeSettings
 from tests.sample.app import create_app
 from tests.sample.things import Thing, ThingQuery, ThingRow, things
@@ -132,3 +136,80 @@ async def test_a_stream_holds_neither_memory_nor_a_transaction(make_settings: Ma
 
     assert (seen, last.id, held, len(statements)) == (ROWS, 1, 0, ROWS // CHUNK)
     assert blocks < CHUNK * BLOCKS, "the rows of more than one chunk were held"
+
+
+SORTS: tuple[str, ...] = get_args(ThingQuery.model_fields["sort"].annotation)
+TIES = (
+    "INSERT INTO things (name, price, created_at) SELECT (ARRAY['b', 'B', 'ä', '\"{,', '日'])[1 + n % 5], 1 + n % 4, "
+    "'2026-01-01Z'::timestamptz + n % 3 * interval '1 microsecond' FROM generate_series(1, 90) AS n"
+)
+
+
+async def follow(db: Database, query: ThingQuery) -> list[ThingQuery]:
+    """List the queries of all pages, one after the other."""
+    found = [query]
+    while cursor := (await things.list(db, found[-1])).next_cursor:
+        found.append(query.model_copy(update={"cursor": cursor}))
+    return found
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("sort", SORTS)
+async def test_pages_that_share_a_statement_are_those_that_are_read_alone(
+    make_settings: MakeSettings, sql: SQL, sort: str
+) -> None:
+    sql(TIES)
+    statements: list[str] = []
+    db = Database(make_settings(), [lambda _cursor, statement, *_: statements.append(statement)])
+    try:
+        queries = await follow(db, ThingQuery.model_validate({"sort": sort, "limit": 7}))
+        queries = [*queries, *queries, *(query.model_copy(update={"limit": 2}) for query in queries)]
+        alone = [await things.list(db, query) for query in queries]
+        statements.clear()
+        together = await asyncio.gather(*(things.list(db, query) for query in queries))
+    finally:
+        db.dispose()
+
+    assert [[row.id for row in page.items] for page in together] == [[row.id for row in page.items] for page in alone]
+    assert [page.next_cursor for page in together] == [page.next_cursor for page in alone]
+    assert len(statements) <= 4, "first pages and later pages, twice at most"
+
+
+@pytest.mark.anyio
+async def test_a_filtered_or_large_page_has_a_statement_of_its_own(make_settings: MakeSettings, sql: SQL) -> None:
+    sql(TIES)
+    db = Database(make_settings(), [lambda _cursor, statement, *_: statements.append(statement)])
+    statements: list[str] = []
+    given: list[dict[str, Any]] = [{"min_price": 2}, {"name": "b"}, {"limit": 21}]
+    try:
+        for values in given:
+            statements.clear()
+            query = ThingQuery.model_validate(values)
+            await asyncio.gather(*(things.list(db, query) for _ in range(6)))
+            assert len(statements) == 6, values
+    finally:
+        db.dispose()
+
+
+class Jot(Versioned, Base):
+    """A table whose indexes do not have the order of every list."""
+
+    __tablename__ = "jots"
+    metadata = MetaData()
+    __table_args__ = (
+        Index(None, "size", "id"),
+        Index(None, "age", "id", postgresql_where="age > 3"),
+        Index(None, "id", "kind"),
+    )
+
+    size: Mapped[int]
+    age: Mapped[int]
+    kind: Mapped[int]
+
+
+def test_pages_whose_order_no_index_has_share_nothing() -> None:
+    table: Any = Jot.__table__
+    shareable = [
+        sort for sort in ("id", "-size", "age", "kind") if PageStatement(table, sort, [], first=False).shareable
+    ]
+    assert shareable == ["id", "-size"]
