@@ -22,10 +22,10 @@ from app.core.auth.failures import NotStarted
 from app.core.config import PROBE_PATHS, Settings
 from app.core.database import Database, HealthCheck
 from app.core.error_responses import handle_http_error, handle_unexpected_error, handle_validation_error
+from app.core.middleware.direct import DirectMiddleware
 from app.core.middleware.hosts import HostMiddleware
 from app.core.middleware.limits.body import BodyLimitMiddleware
 from app.core.middleware.limits.concurrency import ConcurrencyLimitMiddleware
-from app.core.middleware.methods import MethodMiddleware
 from app.core.middleware.operations_port import OperationsPortMiddleware
 from app.core.middleware.request import RequestMiddleware
 from app.core.middleware.route_table import RouteTable
@@ -111,7 +111,11 @@ class Application(FastAPI):
         What `@app.middleware("http")` and `app.add_middleware` add is outside of the middleware that the application
         was made with; the trace id, the access line and the metrics belong outside of those, too.
         """
-        return RequestMiddleware(super().build_middleware_stack(), self._routes, log_caller=self._settings.log_caller)
+        handlers = {key: handler for key, handler in self.exception_handlers.items() if key not in {500, Exception}}
+        self.user_middleware.append(Middleware(DirectMiddleware, routes=self._routes, handlers=handlers))
+        stack = super().build_middleware_stack()
+        self.user_middleware.pop()
+        return RequestMiddleware(stack, self._routes, log_caller=self._settings.log_caller)
 
 
 def _around(inner: Lifespan | None) -> Lifespan:
@@ -193,5 +197,4 @@ def _middleware(settings: Settings, routes: RouteTable, public: Collection[str])
         Middleware(UnhandledErrorMiddleware),
         Middleware(ConcurrencyLimitMiddleware, limit=in_flight, streams=settings.max_streams, routes=routes),
         Middleware(BodyLimitMiddleware, max_body_bytes=settings.max_body_bytes, routes=routes),
-        Middleware(MethodMiddleware, routes=routes),
     ]

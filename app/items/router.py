@@ -14,7 +14,7 @@ from app.items.store import ItemNotFound, items
 router = APIRouter(prefix="/items", tags=["items"], scopes="items")
 
 
-# The routes stand in the order in which they are asked for most: FastAPI tries one after the other.
+# The routes stand in the order in which they are asked for most: they are tried one after the other.
 @router.get("/{item_id}", response_model=Item, responses=errors(ItemNotFound))
 async def get_item(item_id: IdText, db: DB, conditions: Conditions) -> object:
     """Read one item."""

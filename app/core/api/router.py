@@ -42,13 +42,17 @@ class APIRoute(fastapi.routing.APIRoute):
     def get_route_handler(self) -> Handler:
         """Make the handler of this route, or of one inclusion of it: prefix and dependencies may differ."""
         context = _effective_route_context_var.get()
-        route = context if context is not None and context.original_route is self else self
+        route: Any = context if context is not None and context.original_route is self else self
         fastapis = _strict(super().get_route_handler(), route)
-        guard, dependant = authentication.without_guards(route.dependant, route.dependency_overrides_provider)
+        provider = route.dependency_overrides_provider
+        guard, dependant = authentication.without_guards(route.dependant, provider)
         plan = plan_of(dependant, route.param_convertors, route.body_field)
-        readable = route.body_field is None or _takes_json(route)
-        handler = fastapis if plan is None or not readable else _short_way(plan, route, fastapis)
-        return handler if guard is None else _guarded(handler, guard, route.dependency_overrides_provider)
+        if plan is None or not (route.body_field is None or _takes_json(route)):
+            return _guarded(fastapis, guard, provider)
+        handler = _guarded(_short_way(plan, route, fastapis), guard, provider)
+        if type(self) is APIRoute:  # a subclass may put something around the handler
+            route.short_way = handler  # for `DirectMiddleware`
+        return handler
 
 
 class APIRouter(fastapi.APIRouter):
@@ -115,8 +119,10 @@ class _JSONRequest(Request):
         return await decode_json(await self.body())
 
 
-def _guarded(handler: Handler, guard: SecurityScopes, provider: Any) -> Handler:  # noqa: ANN401
-    """Require a token before anything is read: a request without one costs no more than that."""
+def _guarded(handler: Handler, guard: SecurityScopes | None, provider: Any) -> Handler:  # noqa: ANN401
+    """Require a token, if there is a guard, before anything is read: a request without one costs no more than that."""
+    if guard is None:
+        return handler
 
     async def guarded_handler(request: Request) -> Response:
         if provider is None or not provider.dependency_overrides:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from fastapi.routing import iter_route_contexts
+from fastapi.routing import RouteContext, iter_route_contexts
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Mount
 from starlette.types import Scope
@@ -28,10 +28,17 @@ class RouteTable:
         self._mounts: list[_Mounted] = []
         self._limits: list[tuple[re.Pattern[str], set[str], int]] = []
         self._answer_head: set[str] = set()
+        self._contexts: list[RouteContext] = []
 
     def attach(self, app: Starlette) -> None:
         """Set the application, whose middleware is made before it."""
         self._app = app
+
+    @property
+    def contexts(self) -> list[RouteContext]:
+        """The routes in the order in which they are tried; another list after one was added."""
+        _ = self.methods
+        return self._contexts
 
     @property
     def methods(self) -> dict[str, set[str]]:
@@ -46,7 +53,8 @@ class RouteTable:
         self._lists, self._methods, self._patterns = list(_lists(routes)), {}, []
         self._mounts, self._limits = _mounts(routes), []
         self._lengths = [*map(len, self._lists)]
-        for context in iter_route_contexts(routes):
+        self._contexts = list(iter_route_contexts(routes))
+        for context in self._contexts:
             if context.path_format is None:
                 continue
             self._patterns.append((context.path_regex, context.path_format))

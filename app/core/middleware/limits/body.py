@@ -5,6 +5,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.core.error_responses import response_for
 from app.core.errors import PayloadTooLarge
 from app.core.middleware.limits.turns import LARGE, Turns
+from app.core.middleware.request import REACHED_APP
 from app.core.middleware.route_table import RouteTable
 
 
@@ -43,6 +44,7 @@ class BodyLimitMiddleware:
             # Without `Connection: close`: a client that sends all before it reads would get a reset instead of this.
             await response_for(scope, PayloadTooLarge())(scope, receive, send)
             return
+        scope[REACHED_APP] = True
         received = 0
 
         async def limited_receive() -> Message:
