@@ -5,12 +5,14 @@ an invalid value would end in a traceback.
 """
 
 import importlib
+import os
 import signal
 import sys
 
 # Process 1 of a container ignores signals without a handler, and gunicorn sets its own after a second of imports. A
-# container that is stopped meanwhile would not react until it is killed.
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+# container that is stopped meanwhile would not react until it is killed. An exception would be lost where it interrupts
+# a callback of the import system, or a library that suppresses every exception.
+signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 
 from app.core.config import load_settings  # noqa: E402
 from app.core.observability.logs import log_config  # noqa: E402

@@ -14,7 +14,7 @@ from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
 
 from app.server import metrics_dir
 from tests.server.conftest import Start, launch
-from tests.support.service import eventually
+from tests.support.service import ROOT, eventually
 
 Fail = Callable[..., tuple[int, list[str]]]
 
@@ -69,6 +69,33 @@ def test_a_route_that_nothing_guards_ends_the_service(fail: Fail, tmp_path: Path
     assert code == Arbiter.WORKER_BOOT_ERROR
     remedy = "use TokenRequired of app.core.api.unguarded_routes, or create_app(public=[...])"
     assert f"authentication is on, but nothing asks for a token at /mounted: {remedy}" in messages
+
+
+_STOPPED_IN_AN_IMPORT = """
+import builtins, os, signal
+
+import_module = builtins.__import__
+
+def stop(name, *rest, **named):
+    if name.startswith("pydantic"):
+        builtins.__import__ = import_module
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except BaseException as error:
+            print("suppressed", repr(error), flush=True)
+    return import_module(name, *rest, **named)
+
+builtins.__import__ = stop
+"""
+
+
+def test_sigterm_during_the_imports_is_not_lost_where_exceptions_are_suppressed(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(_STOPPED_IN_AN_IMPORT)
+    service = launch(tmp_path, PYTHONPATH=f"{tmp_path}:{ROOT}")
+    try:
+        assert (service.wait(), service.output()) == (0, "")
+    finally:
+        service.process.kill()
 
 
 def test_a_port_in_use_is_said(tmp_path: Path) -> None:
