@@ -26,6 +26,7 @@ from app.core.errors import (
     NotFound,
     NotModified,
     PayloadTooLarge,
+    TargetTooLong,
     Unauthenticated,
     UnsupportedMediaType,
 )
@@ -37,6 +38,7 @@ _MAX_PROBLEMS = 20
 _MAX_PROBLEM_BYTES = 12_000  # of all problems together
 _MAX_LOCATION = 10  # names
 _LONGEST_NAME, _MAX_MESSAGE, _MAX_INSTANCE = 64, 500, 512  # characters
+_LONGEST_ACCEPT = 1024  # characters that are read of it
 WITHOUT_BODY = frozenset({204, 304})
 """Statuses of responses that have no body (RFC 9110, section 8.6)."""
 
@@ -51,6 +53,7 @@ _BY_STATUS: dict[int, type[APIError]] = {
         MethodNotAllowed,
         Conflict,
         PayloadTooLarge,
+        TargetTooLong,
         HeadTooLarge,
         UnsupportedMediaType,
     )
@@ -63,7 +66,7 @@ def wants_problem_json(headers: Headers) -> bool:
     Quality values are those of RFC 9110, section 12.4.2.
     """
     quality: dict[str, float] = {}
-    for media_range in ",".join(headers.getlist("accept")).split(","):
+    for media_range in ",".join(headers.getlist("accept"))[:_LONGEST_ACCEPT].split(","):
         name, *parameters = (part.strip().lower() for part in media_range.split(";"))
         weight = next((p[2:] for p in parameters if p.startswith("q=")), "1")
         try:

@@ -131,8 +131,14 @@ class PayloadTooLarge(APIError):
     status, default_message = 413, "The request body is too large"
 
 
+class TargetTooLong(APIError):
+    """The target is longer than the server accepts (`app/server/protocol/head.py`)."""
+
+    code, status, default_message = "INVALID_INPUT", 414, "The target is too long"
+
+
 class HeadTooLarge(APIError):
-    """The header fields, or the target, are larger than the server accepts (`app/server/protocol/head.py`)."""
+    """The head is larger than the server accepts (`app/server/protocol/head.py`)."""
 
     code, status, default_message = "INVALID_INPUT", 431, "The header fields are too large or too many"
 

@@ -134,6 +134,9 @@ class Acceptor:
                 self._close_idle()
                 self._wait(_EXHAUSTED_SECONDS)
                 return False
+            if connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):  # it was reset while it waited
+                connection.close()
+                continue
             connection.settimeout(0.0)
             self._arriving += 1
             task = self._loop.create_task(self._serve(connection))

@@ -130,6 +130,7 @@ def test_ten_thousand_paths_and_methods_add_a_constant_number_of_series(start_se
 def test_what_the_server_refuses_is_counted_before_its_answer_is_there(service: Service) -> None:
     requests = {
         "400": b"GARBAGE\r\n\r\n",
+        "414": b"GET /" + b"y" * 9_000,
         "431": b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 40_000 + b"\r\n\r\n",
     }
     for status, request in requests.items():

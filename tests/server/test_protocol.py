@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from app.server.protocol.head import MAX_TARGET_BYTES
 from tests.server.conftest import launch
 from tests.server.load import Load
 from tests.support.http import Connection
@@ -80,7 +81,6 @@ def test_malformed_requests_are_400_in_the_envelope(service: Service, connection
     "data",
     [
         b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 70_000 + b"\r\n\r\n",
-        b"GET /" + b"a" * 40_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X: a\r\n" * 5_000 + b"\r\n",
         b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 1_000_000,
         HEAD + CHUNKED + b"\r\n0\r\n" + b"X: a\r\n" * 5_000,
@@ -91,7 +91,15 @@ def test_oversized_heads_are_431(connection: Connection, data: bytes) -> None:
     assert_refused(connection, 431)
 
 
+@pytest.mark.parametrize("rest", [b" HTTP/1.1\r\nHost: x\r\n\r\n", b"a" * 40_000])
+def test_oversized_targets_are_414(connection: Connection, rest: bytes) -> None:
+    connection.send(b"GET /" + b"a" * MAX_TARGET_BYTES + rest)
+    assert_refused(connection, 414)
+
+
 def test_large_but_allowed_heads_pass(connection: Connection) -> None:
+    connection.send(b"GET /pid?" + b"a" * (MAX_TARGET_BYTES - 5) + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert connection.answer()[0] == 200
     connection.send(b"GET /pid HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 31_000 + b"\r\n\r\n")
     assert connection.answer()[0] == 200
     connection.send(b"GET /pid HTTP/1.0\r\n" + b"X: a\r\n" * 100 + b"\r\n")

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 # Bytes of all header fields and the target; nginx and Node allow 32 and 16 KiB.
 MAX_HEAD_BYTES = 32 * 1024
+# Of which the target; as in nginx and Apache. RFC 9112, section 3, recommends at least 8,000.
+MAX_TARGET_BYTES = 8 * 1024
 MAX_FIELDS = 100
 # RFC 3986's host and port, loosely: no space, comma, slash or control character.
 _HOST = re.compile(rb"[A-Za-z0-9._~%!$&'()*+;=:\[\]-]*")
@@ -33,8 +35,17 @@ class HeadTooLargeError(BadRequestError):
         super().__init__(431, "The header fields are too large or too many")
 
 
+class TargetTooLongError(BadRequestError):
+    """The target has too many bytes (RFC 9110, section 15.5.15)."""
+
+    def __init__(self) -> None:
+        super().__init__(414, "The target is too long")
+
+
 def check_head(method: bytes, url: bytes, version: str, headers: Fields) -> None:
     """Raise `BadRequestError` unless the head is within the limits and names one host."""
+    if len(url) > MAX_TARGET_BYTES:
+        raise TargetTooLongError
     size = len(url) + sum(len(name) + len(value) + 4 for name, value in headers)
     if len(headers) > MAX_FIELDS or size > MAX_HEAD_BYTES:
         raise HeadTooLargeError

@@ -13,8 +13,10 @@ from app.server.protocol.closing import ClosingProtocol
 from app.server.protocol.head import (
     MAX_FIELDS,
     MAX_HEAD_BYTES,
+    MAX_TARGET_BYTES,
     BadRequestError,
     HeadTooLargeError,
+    TargetTooLongError,
     check_head,
     use_target_host,
     without_upgrade,
@@ -109,6 +111,9 @@ class InputProtocol(ClosingProtocol):
     def _check_partial(self) -> None:
         """Reject a head, or what is around the data of a body, that is too large before it is complete."""
         limit = MAX_HEAD_BYTES if self.head_since is not None else math.inf
+        if self.head_since is not None and len(self.url) > MAX_TARGET_BYTES:
+            self._reject_input(TargetTooLongError())
+            return
         if self.body_since is not None:
             if self._chunks > _CHUNKS + self._body_bytes // _CHUNK_BYTES:
                 self._reject_input(BadRequestError(400, "The body has too many small chunks"))

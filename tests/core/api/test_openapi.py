@@ -103,6 +103,7 @@ def test_a_create(app: FastAPI) -> None:
     assert codes(create) == {
         "409": {"CONFLICT", "IDEMPOTENCY_KEY_IN_USE"},
         "413": {"PAYLOAD_TOO_LARGE"},
+        "414": {"INVALID_INPUT"},
         "415": {"UNSUPPORTED_MEDIA_TYPE"},
         "422": {"INVALID_INPUT", "IDEMPOTENCY_KEY_REUSED"},
         "431": {"INVALID_INPUT"},
@@ -116,7 +117,7 @@ def test_a_page_and_a_read(app: FastAPI) -> None:
     page, read = paths["/v1/things"]["get"], paths["/v1/things/{thing_id}"]["get"]
 
     assert (parameters(page), headers(page)) == ([], {"200": {"Link"}})
-    assert codes(page).keys() == {"431", "500", "503"}
+    assert codes(page).keys() == {"414", "431", "500", "503"}
     assert (parameters(read), headers(read)) == (["thing_id", "If-None-Match"], {"200": {"ETag"}, "304": {"ETag"}})
     assert codes(read) == codes(page) | {"404": {"NOT_FOUND"}, "422": {"INVALID_INPUT"}}
 
@@ -167,4 +168,4 @@ def test_a_router_of_fastapi_s_documents_nothing_of_this(make_settings: MakeSett
     plain = app.openapi()["paths"]["/plain"]["patch"]
 
     assert list(plain["requestBody"]["content"]) == ["application/json"]
-    assert codes(plain).keys() == {"422", "431", "500"}
+    assert codes(plain).keys() == {"414", "422", "431", "500"}

@@ -14,7 +14,7 @@ from pydantic.json_schema import models_json_schema
 from app.core.api.authentication import AuthenticationUnavailable
 from app.core.api.input.json_body import JSON
 from app.core.api.openapi.operations import REF, errors, header
-from app.core.errors import Forbidden, HeadTooLarge, InternalError, InvalidInput, Unauthenticated
+from app.core.errors import Forbidden, HeadTooLarge, InternalError, InvalidInput, TargetTooLong, Unauthenticated
 
 TraceId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,128}$", examples=["4bf92f3577b34da6a3ce929d0e0e4736"])]
 
@@ -151,7 +151,7 @@ def _correct(operation: dict[str, Any], *, authenticated: bool) -> None:
     if not authenticated:
         operation.pop("security", None)
     responses = operation["responses"]
-    kinds = [InternalError, HeadTooLarge]
+    kinds = [InternalError, TargetTooLong, HeadTooLarge]
     if operation.get("parameters") or operation.get("requestBody"):
         kinds.append(InvalidInput)
     if "security" in operation:

@@ -1,0 +1,85 @@
+"""Heads that are made to cost time, and connections that end before they are accepted."""
+
+import os
+import signal
+import socket
+import struct
+from pathlib import Path
+
+import pytest
+
+from tests.hostile.ordinary import in_parallel, ordinary_beside
+from tests.support.http import Connection
+from tests.support.service import Service
+
+pytestmark = pytest.mark.slow
+
+RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends RST
+CHEAP = b"GET /nothing HTTP/1.1\r\nHost: x\r\n"
+EXPENSIVE = {
+    "many parameters": b"GET /things?" + b"a&" * 4_000 + b" HTTP/1.1\r\nHost: x\r\n",
+    "a long query": b"GET /things?" + b"a=1&" * 7_000 + b" HTTP/1.1\r\nHost: x\r\n",
+    "a long path": b"GET /" + b"%C3%A9" * 5_000 + b" HTTP/1.1\r\nHost: x\r\n",
+    "many tags": b"GET /things/1 HTTP/1.1\r\nHost: x\r\nIf-None-Match: " + b'"",' * 10_000 + b"\r\n",
+    "many media types": CHEAP + b"Accept: application/problem+json," + b"a/b;q=1," * 3_900 + b"\r\n",
+    "many cookies": CHEAP + b"Cookie: " + b"a=b;" * 8_000 + b"\r\n",
+    "a long token": CHEAP + b"Authorization: Bearer " + b"a" * 32_000 + b"\r\n",
+    "many fields": CHEAP + b"".join(b"x%d: %s\r\n" % (number, b"v" * 300) for number in range(90)),
+}
+
+
+def cpu_time(service: Service) -> float:
+    """Read the milliseconds that the workers' main threads have run."""
+    return sum(int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) for pid in service.workers()) / 1e6
+
+
+def cost(service: Service, head: bytes, number: int = 100) -> float:
+    """Measure the milliseconds of CPU time that a request takes."""
+    before = cpu_time(service)
+    for _ in range(number):
+        with Connection(service.port) as connection:
+            connection.send(head + b"\r\n")
+            connection.answer()
+    return (cpu_time(service) - before) / number
+
+
+def send_and_reset(service: Service, data: bytes) -> None:
+    with Connection(service.port) as connection:
+        connection.send(data)
+        connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+
+
+@pytest.mark.parametrize("name", EXPENSIVE)
+def test_no_head_costs_five_times_as_much_as_a_short_one(service: Service, name: str) -> None:
+    cost(service, EXPENSIVE[name], 10)
+    costs = [(cost(service, EXPENSIVE[name]), cost(service, CHEAP)) for _ in range(3)]
+
+    assert min(dear / cheap for dear, cheap in costs) < 5, costs
+
+
+def test_a_connection_that_was_reset_before_it_is_accepted_costs_nothing(service: Service) -> None:
+    for worker in service.workers():
+        os.kill(worker, signal.SIGSTOP)
+    try:
+        for number in range(100):
+            send_and_reset(service, CHEAP + b"X-Trace-ID: reset-%d\r\n\r\n" % number)
+        with Connection(service.port) as connection:
+            connection.send(CHEAP + b"X-Trace-ID: not-reset\r\n\r\n")
+            for worker in service.workers():
+                os.kill(worker, signal.SIGCONT)
+            assert connection.answer().status == 404
+    finally:
+        for worker in service.workers():
+            os.kill(worker, signal.SIGCONT)
+    service.logged("not-reset")  # which both workers' lines about the others would precede, but for a race
+
+    assert [line for line in service.lines() if line.get("trace_id", "").startswith("reset-")] == []
+
+
+def test_connections_that_are_reset_at_once_hold_up_nothing(service: Service) -> None:
+    def attack() -> None:
+        for _ in range(2_000):
+            send_and_reset(service, EXPENSIVE["a long path"] + b"\r\n")
+
+    with ordinary_beside(service):
+        in_parallel(4, attack, 120)
