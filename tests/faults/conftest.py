@@ -21,6 +21,9 @@ _verdicts: list[Verdict] = []
 
 Report = Callable[[Verdict], Verdict]
 
+MOMENT = 15.0
+"""Seconds in which a busy machine does what is done at once; what is wrong takes a minute, or fails."""
+
 
 class StartService:
     """Starts services with these environment variables instead of the defaults; they end with the test."""
@@ -53,7 +56,7 @@ class StartService:
     @staticmethod
     def _end(service: Service) -> None:
         with contextlib.suppress(Exception):
-            service.stop(30)
+            service.stop()
 
 
 @pytest.fixture(scope="session")

@@ -18,10 +18,13 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from tests.support.cluster import query
+from tests.support.service import eventually
 
 # ruff: noqa: S311 - a load is no secret
 
-_PATIENCE = 20.0  # seconds for an answer
+_PATIENCE = 60.0  # seconds for an answer
+_WELL = 100
+"""Answers in a row that are good: the fault is over."""
 _runs = itertools.count(1)
 
 
@@ -240,6 +243,16 @@ class History:
         self._stopping = True
         self._thread.join(_PATIENCE * 2)
         assert not self._thread.is_alive(), "clients that do not end"
+
+    def wait_for(self, answers: int) -> None:
+        """Wait for so many more answers, whatever they are."""
+        wanted = len(self.answers) + answers
+        eventually(lambda: len(self.answers) >= wanted)
+
+    def wait_until_well(self) -> None:
+        """Wait until all goes well again."""
+        self.wait_for(_WELL)
+        eventually(lambda: all(answer.ok for answer in self.answers[-_WELL:]), seen=self.failures)
 
     def acknowledged(self) -> int:
         """Count the writes that were acknowledged so far."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -11,11 +10,10 @@ import httpx2
 import pytest
 
 from tests.faults.conftest import StartService
-from tests.faults.history import Client, clients_of
+from tests.faults.history import Answer, Client, clients_of
 from tests.faults.postgresql import PostgreSQL
 from tests.support.cluster import connected, query
 from tests.support.errors import assert_error
-from tests.support.service import eventually
 
 pytestmark = pytest.mark.slow
 
@@ -23,12 +21,13 @@ T = TypeVar("T")
 NewClient = Callable[[], Client]
 # As `app.main` has them at the default DB_POOL_SIZE.
 LIMIT = 256
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
 
 
 @pytest.fixture
 def stuck(database: str, start: StartService) -> "Stuck":
     """Run a service of one worker whose database makes no progress."""
-    service = start.launch(database, WEB_CONCURRENCY="1", DB_STATEMENT_TIMEOUT="0", DB_POOL_TIMEOUT="20")
+    service = start.launch(database, WEB_CONCURRENCY="1", DB_STATEMENT_TIMEOUT="0", DB_POOL_TIMEOUT="60")
     return Stuck(service.url, database)
 
 
@@ -49,14 +48,20 @@ def play(scene: Callable[[NewClient], Awaitable[T]], url: str) -> T:
     return asyncio.run(whole())
 
 
+async def in_progress(new: NewClient, number: int) -> None:
+    """Wait until the service has so many requests in progress, beside the one that asks for that."""
+    wanted = f"http_requests_in_progress {number + 1}.0".encode()
+    async with asyncio.timeout(120):
+        while wanted not in (await new().ask("GET", "/metrics")).body:  # noqa: ASYNC110 - of another process
+            await asyncio.sleep(0.05)
+
+
 def test_what_is_too_much_is_refused_at_once_and_probes_pass(stuck: Stuck) -> None:
     async def scene(new: NewClient) -> None:
         with connected(stuck.database) as other, other.cursor() as cursor:
             cursor.execute("BEGIN; LOCK TABLE things IN ACCESS EXCLUSIVE MODE")
             waiting = [asyncio.create_task(new().ask("GET", "/things/1")) for _ in range(LIMIT)]
-            full = f"http_requests_in_progress {LIMIT + 1}.0".encode()
-            while full not in (await new().ask("GET", "/metrics")).body:  # noqa: ASYNC110 - of another process
-                await asyncio.sleep(0.05)
+            await in_progress(new, LIMIT)
             client = new()
             for method, path, body in (
                 ("GET", "/things/1", b""),
@@ -83,7 +88,7 @@ def test_what_is_too_much_is_refused_at_once_and_probes_pass(stuck: Stuck) -> No
 
 
 def _check_refusal(url: str) -> None:
-    with httpx2.Client(base_url=url, trust_env=False) as client:
+    with httpx2.Client(base_url=url, trust_env=False, timeout=60) as client:
         answer = client.get("/things/7", headers={"X-Trace-ID": "abc"})
         assert_error(answer, 503, "OVERLOADED")
         assert answer.headers["X-Trace-ID"] == "abc"
@@ -96,14 +101,11 @@ def _check_refusal(url: str) -> None:
 
 
 def test_nothing_is_done_for_a_client_that_has_gone_before_its_turn(stuck: Stuck, postgresql: PostgreSQL) -> None:
-    async def send_and_leave(client: Client, number: int) -> None:
+    def send(client: Client, number: int) -> asyncio.Task[Answer]:
         body = json.dumps({"name": f"gone{number}", "price": 1}).encode()
         # Alone (a batch waits for a connection) and together (a create waits for its statement).
         kind = ("/things/batch", b'{"items":[%s]}' % body) if number % 2 else ("/things", body)
-        task = asyncio.create_task(client.ask("POST", *kind))
-        await asyncio.sleep(1)
-        client.close()
-        task.cancel()
+        return asyncio.create_task(client.ask("POST", *kind))
 
     async def scene(new: NewClient) -> None:
         with connected(stuck.database) as other, other.cursor() as cursor:
@@ -111,22 +113,25 @@ def test_nothing_is_done_for_a_client_that_has_gone_before_its_turn(stuck: Stuck
             first = []
             for _ in range(2):  # as many creates as can be under way at once
                 first.append(asyncio.create_task(new().ask("POST", "/things", b'{"name": "stays", "price": 1}')))
-                await asyncio.sleep(0.2)
+                while query(stuck.database, WAITING) != [(len(first),)]:
+                    await asyncio.sleep(0.05)
             # Pages of more than 20 rows do not share a statement.
             lists = [asyncio.create_task(new().ask("GET", "/things?limit=100")) for _ in range(12)]
-            await asyncio.sleep(0.5)
-            await asyncio.gather(*(send_and_leave(new(), number) for number in range(40)))
-            await asyncio.sleep(0.5)
+            await in_progress(new, 14)
+            leaving = [(client, send(client, number)) for number, client in enumerate(new() for _ in range(40))]
+            await in_progress(new, 54)
+            for client, request in leaving:
+                client.close()
+                request.cancel()
+            await in_progress(new, 14)
             cursor.execute("ROLLBACK")
             assert {(await one).status for one in first} == {201}
             assert {(await one).status for one in lists} == {200}
+            await in_progress(new, 0)
 
     play(scene, stuck.url)
-    time.sleep(0.5)
     assert query(postgresql.url, "SELECT name FROM things") == [("stays",), ("stays",)]
-    with httpx2.Client(base_url=stuck.url, trust_env=False) as client:
-        eventually(lambda: "http_requests_in_progress 1.0" in client.get("/metrics").text, 5)
-        assert 'status="499"' in client.get("/metrics").text
+    assert 'status="499"' in httpx2.get(f"{stuck.url}/metrics", trust_env=False, timeout=60).text
 
 
 def test_slow_bodies_take_no_place_from_others(stuck: Stuck) -> None:
@@ -145,7 +150,7 @@ def test_slow_bodies_take_no_place_from_others(stuck: Stuck) -> None:
 
 
 def test_two_thousand_requests_of_two_hundred_clients_see_no_5xx(database: str, start: StartService) -> None:
-    service = start(database)
+    service = start(database, DB_POOL_TIMEOUT="60", DB_STATEMENT_TIMEOUT="60")
 
     async def ask(client: Client, number: int) -> list[int]:
         statuses = []

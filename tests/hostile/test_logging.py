@@ -78,8 +78,8 @@ def _dropped(service: Service) -> float:
 
 def _fill_pipe_and_queues(service: Service) -> None:
     long = "/" + "x" * 1400
-    deadline = time.monotonic() + 60
-    with httpx2.Client(base_url=service.url, trust_env=False) as client:
+    deadline = time.monotonic() + 300
+    with httpx2.Client(base_url=service.url, trust_env=False, timeout=60) as client:
         while _dropped(service) == 0:
             for _ in range(200):
                 assert client.get(long).status_code == 404
@@ -92,9 +92,9 @@ def test_a_full_pipe_holds_up_no_request_and_is_counted(piped: PipedService) -> 
         _fill_pipe_and_queues(piped)
     # The master has something to say, too, and must not wait for its reader: it would replace no worker.
     piped.process.send_signal(signal.SIGTTIN)
-    eventually(lambda: len(piped.workers()) == 3, 20)
+    eventually(lambda: len(piped.workers()) == 3)
     piped.process.send_signal(signal.SIGTTOU)
-    eventually(lambda: len(piped.workers()) == 2, 20)
+    eventually(lambda: len(piped.workers()) == 2)
     piped.reading.set()
 
     piped.client.get("/things", headers={"X-Trace-ID": "read-again"})

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_waiters_for_a_locked_row_do_not_hold_up_reads(start_service: StartService, database_url: str) -> None:
-    service = start_service()
+    service = start_service(DB_STATEMENT_TIMEOUT="10")
     locked = service.client.post("/things", json={"name": "Locked", "price": 1}).headers["location"]
     patch = b'{"price":2}'
 
@@ -35,7 +35,7 @@ def test_waiters_for_a_locked_row_do_not_hold_up_reads(start_service: StartServi
         for waiter in waiters:
             waiter.start()
         for waiter in waiters:
-            waiter.join(30)
+            waiter.join(120)
         cursor.execute("ROLLBACK")
 
 
@@ -75,7 +75,7 @@ print("alive")
 def test_metrics_on_a_full_file_system_end_no_process(tmp_path: Path, kilobytes: int) -> None:
     script = f'mount -t tmpfs -o size={kilobytes}k none "$2" && exec "$0" -c "$1"'
     words = ["unshare", "--mount", "--map-root-user", "sh", "-c", script, sys.executable, _COUNT, str(tmp_path)]
-    if subprocess.run(["unshare", "--mount", "--map-root-user", "true"], check=False, timeout=10).returncode != 0:
+    if subprocess.run(["unshare", "--mount", "--map-root-user", "true"], check=False, timeout=60).returncode != 0:
         pytest.skip("no user namespaces here")
     run = subprocess.run(
         words,
@@ -83,7 +83,7 @@ def test_metrics_on_a_full_file_system_end_no_process(tmp_path: Path, kilobytes:
         env=environment(PROMETHEUS_MULTIPROC_DIR=str(tmp_path), METRICS_SLOT="0"),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
 
@@ -102,7 +102,7 @@ cd "$PWD"
 @contextmanager
 def _served_after(mounts: str, database_url: str, **variables: str) -> Iterator[int]:
     """Serve in a mount namespace of its own; the port."""
-    if subprocess.run(["unshare", "--mount", "--map-root-user", "true"], check=False, timeout=10).returncode != 0:
+    if subprocess.run(["unshare", "--mount", "--map-root-user", "true"], check=False, timeout=60).returncode != 0:
         pytest.skip("no user namespaces here")
     port = free_port()
     given = {"DATABASE_URL": database_url, "PORT": str(port), "HOST": "127.0.0.1", "DRAIN_SECONDS": "0"}
@@ -115,12 +115,12 @@ def _served_after(mounts: str, database_url: str, **variables: str) -> Iterator[
         start_new_session=True,
     )
     try:
-        eventually(lambda: process.poll() is not None or _is_alive(port), 60)
+        eventually(lambda: process.poll() is not None or _is_alive(port))
         assert process.poll() is None, f"exit code {process.returncode}"
         yield port
     finally:
         process.terminate()
-        code = process.wait(30)
+        code = process.wait(120)
     assert code == 0
 
 

@@ -70,8 +70,8 @@ def test_unfinished_messages_are_limited_together(service: Service) -> None:
     for attacker in attackers:
         with contextlib.suppress(OSError):
             attacker.send(long_frame(1, MIB - 10) + bytes(MIB - 100))
-    with connect(f"ws://127.0.0.1:{service.port}/ws", compression=None) as client:
+    with connect(f"ws://127.0.0.1:{service.port}/ws", compression=None, open_timeout=60) as client:
         client.send("ordinary")
-        assert client.recv(timeout=10) == "ordinary"
+        assert client.recv(timeout=60) == "ordinary"
     assert close_code(attackers[0]) == 1013
     assert memory_of(worker) - before < 64

@@ -19,7 +19,7 @@ RULE_TESTS = sorted((PROMETHEUS / "tests").glob("*.yml"))
 
 def _promtool(*words: object) -> str:
     result = subprocess.run(
-        ["promtool", *map(str, words)], capture_output=True, text=True, timeout=240, check=False, cwd=PROMETHEUS
+        ["promtool", *map(str, words)], capture_output=True, text=True, timeout=900, check=False, cwd=PROMETHEUS
     )
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout + result.stderr

@@ -3,7 +3,6 @@
 An upgrade that renames one would otherwise turn our code off without a word. `pyproject.toml` limits the versions.
 """
 
-import time
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ import pytest
 from tests.server import hooks
 from tests.server.conftest import Start
 from tests.server.test_websocket import HANDSHAKE, frame
-from tests.support.service import Service
+from tests.support.service import Service, eventually
 
 pytestmark = pytest.mark.slow
 
@@ -74,7 +73,7 @@ def use_http(service: Service) -> None:
     assert connection.answer().status == 405
     slow = service.connect()
     slow.ask("/big")
-    time.sleep(0.5)  # for the server's buffer to fill
+    eventually(lambda: "ServiceProtocol.pause_writing" in first_calls(service))
     assert len(slow.answer().body) == 20_000_000
 
 
@@ -86,13 +85,13 @@ def use_websockets(service: Service) -> None:
     unread = service.connect()
     unread.send(HANDSHAKE % b"/ws/flood" + b"\r\n")
     assert unread.head().status == 101
-    time.sleep(0.5)
+    eventually(lambda: "ServiceWebSocket.pause_writing" in first_calls(service))
     assert len(unread.read(20_000_000)) == 20_000_000
 
 
 def test_every_hook_is_called_by_its_library(start: Start) -> None:
     service = start(
-        app="tests.server.stream_app:app", GUNICORN_CMD_ARGS="-c python:tests.server.hooks", SHUTDOWN_TIMEOUT=10
+        app="tests.server.stream_app:app", GUNICORN_CMD_ARGS="-c python:tests.server.hooks", SHUTDOWN_TIMEOUT=60
     )
     use_http(service)
     use_websockets(service)

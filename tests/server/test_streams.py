@@ -135,7 +135,7 @@ def test_streams_beyond_the_limit_are_503_and_ordinary_requests_are_not(start: S
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_streams_end_in_order_when_the_process_exits(start: Start, number: int) -> None:
-    service = start(app=APP, SHUTDOWN_TIMEOUT=10)
+    service = start(app=APP, SHUTDOWN_TIMEOUT=60)
     paths = ("/events", "/events/polite", "/events/polling", "/download?seconds=2")
     plain, polite, polling, download = streams = [service.connect() for _ in paths]
     for stream, path in zip(streams, paths, strict=True):
@@ -168,8 +168,8 @@ def test_a_stream_that_outlives_the_timeout_is_logged_as_cut_off_by_the_shutdown
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_background_tasks_are_done_before_the_process_exits(start: Start, number: int) -> None:
-    service = start(app=APP, SHUTDOWN_TIMEOUT=10)
-    assert service.get("/background?seconds=1.5").status == 200
+    service = start(app=APP, SHUTDOWN_TIMEOUT=60)
+    assert service.get("/background?seconds=6").status == 200
     assert "background work done" not in service.messages()
     service.signal(number)
     eventually(lambda: any("Worker exiting" in message for message in service.messages()))

@@ -32,7 +32,6 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         app=APP,
         WEB_CONCURRENCY=2,
         MAX_BODY_BYTES=100_000,
-        TEST_PING_SECONDS=0.5,
         TEST_WRITE_SECONDS=3,
         TEST_DISCONNECT_SECONDS=0.5,
     ).wait_until_alive()
@@ -43,7 +42,9 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 def websocket(service: Service, path: str, trace_id: str = "") -> ClientConnection:
     headers = {"X-Trace-ID": trace_id} if trace_id else {}
-    return connect(f"ws://127.0.0.1:{service.port}{path}", additional_headers=headers, compression=None)
+    return connect(
+        f"ws://127.0.0.1:{service.port}{path}", additional_headers=headers, compression=None, open_timeout=60
+    )
 
 
 def frame(opcode: int, data: bytes = b"", *, last: bool = True) -> bytes:
@@ -56,9 +57,9 @@ def test_messages_go_both_ways_and_the_trace_id_is_in_the_handshake_and_in_one_l
         assert client.response is not None
         assert client.response.headers["X-Trace-ID"] == "talk"
         client.send("hello")
-        assert client.recv(timeout=5) == "hello"
+        assert client.recv(timeout=60) == "hello"
         assert access_lines(service, "talk") == []
-        assert sample(service, 'http_streams_open{kind="websocket"}') == 1
+        assert sample(service, 'http_streams_open{kind="websocket"}') >= 1
     eventually(lambda: access_lines(service, "talk"))
     (line,) = access_lines(service, "talk")
     assert (line["method"], line["path"], line["status"], line["close_code"]) == ("GET", "/ws", 101, 1000)
@@ -125,10 +126,10 @@ def test_an_upgrade_behind_a_request_that_is_being_answered_is_ignored(service: 
 def test_a_message_over_the_limit_closes_with_1009(service: Service) -> None:
     with websocket(service, "/ws") as client:
         client.send("a" * 100_000)
-        assert client.recv(timeout=5) == "a" * 100_000
+        assert client.recv(timeout=60) == "a" * 100_000
         client.send("a" * 100_001)
         with pytest.raises(ConnectionClosed) as caught:
-            client.recv(timeout=5)
+            client.recv(timeout=60)
     assert caught.value.rcvd is not None
     assert caught.value.rcvd.code == 1009
 
@@ -148,7 +149,8 @@ def test_a_message_in_endless_frames_closes_with_1009(service: Service) -> None:
     assert close_code(connection) == 1009
 
 
-def test_a_client_that_answers_no_ping_is_closed(service: Service) -> None:
+def test_a_client_that_answers_no_ping_is_closed(start: Start) -> None:
+    service = start(app=APP, TEST_PING_SECONDS=0.5)
     connection = service.connect()
     connection.send(HANDSHAKE % b"/ws" + b"X-Trace-ID: no-pong\r\n\r\n")
     assert connection.head().status == 101
@@ -195,7 +197,7 @@ def test_an_application_that_does_not_notice_that_its_client_left_is_cancelled(s
 
 def test_an_application_that_fails_closes_with_1011_and_logs_it_once(service: Service) -> None:
     with websocket(service, "/ws/broken", "broken") as client, pytest.raises(ConnectionClosed) as caught:
-        client.recv(timeout=5)
+        client.recv(timeout=60)
     assert caught.value.rcvd is not None
     assert caught.value.rcvd.code == 1011
     eventually(lambda: access_lines(service, "broken"))
@@ -214,17 +216,17 @@ def test_websockets_beyond_the_limit_are_503(start: Start) -> None:
     eventually(lambda: sample(service, "http_streams_open") == 0)
     with websocket(service, "/ws") as client:
         client.send("hello")
-        assert client.recv(timeout=5) == "hello"
+        assert client.recv(timeout=60) == "hello"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 1001), (signal.SIGHUP, 1012)])
 def test_websockets_are_closed_when_the_process_exits(start: Start, number: int, code: int) -> None:
-    service = start(app=APP, SHUTDOWN_TIMEOUT=10)
+    service = start(app=APP, SHUTDOWN_TIMEOUT=60)
     with websocket(service, "/ws", "closed-late") as plain, websocket(service, "/ws/polite") as polite:
         service.signal(number)
-        assert polite.recv(timeout=10) == "goodbye"
+        assert polite.recv(timeout=60) == "goodbye"
         with pytest.raises(ConnectionClosed) as caught:
-            plain.recv(timeout=10)
+            plain.recv(timeout=60)
     assert caught.value.rcvd is not None
     assert caught.value.rcvd.code == code
     eventually(lambda: access_lines(service, "closed-late"))
@@ -233,12 +235,12 @@ def test_websockets_are_closed_when_the_process_exits(start: Start, number: int,
 
 
 def test_websockets_are_accepted_during_the_drain(start: Start) -> None:
-    service = start(app=APP, DRAIN_SECONDS=3, SHUTDOWN_TIMEOUT=10)
+    service = start(app=APP, DRAIN_SECONDS=8, SHUTDOWN_TIMEOUT=60)
     service.signal()
     eventually(lambda: "Shutting down" in service.messages())
     with websocket(service, "/ws") as client:
         client.send("hello")
-        assert client.recv(timeout=5) == "hello"
+        assert client.recv(timeout=60) == "hello"
         with pytest.raises(ConnectionClosed):
-            client.recv(timeout=10)
+            client.recv(timeout=60)
     assert service.wait() == 0
