@@ -113,7 +113,7 @@ def test_nothing_is_done_for_a_client_that_has_gone_before_its_turn(stuck: Stuck
             first = []
             for _ in range(2):  # as many creates as can be under way at once
                 first.append(asyncio.create_task(new().ask("POST", "/things", b'{"name": "stays", "price": 1}')))
-                while query(stuck.database, WAITING) != [(len(first),)]:
+                while query(stuck.database, WAITING) != [(len(first),)]:  # noqa: ASYNC110 - of another process
                     await asyncio.sleep(0.05)
             # Pages of more than 20 rows do not share a statement.
             lists = [asyncio.create_task(new().ask("GET", "/things?limit=100")) for _ in range(12)]
