@@ -68,7 +68,7 @@ _MENTIONS = {
         (r"^ *app\.include_router\(items\.router\)\n", ""),
         (r"^(from app\.core\.config import Settings), load,", r"\1,"),
     ),
-    "pyproject.toml": ((r"^    \| items\n", ""),),
+    "pyproject.toml": ((r"^    \| items\n", ""), (r'^    "(hypothesis|schemathesis)",\n', "")),
     "README.md": (
         (r"^  items/ .*\n", ""),
         (r"^\| `INVENTORY_URL` .*\n", ""),
@@ -114,7 +114,8 @@ def _report(old: str, new: str, kinds: frozenset[str]) -> None:
     files = [change[2:] for change in changes if change.startswith("D")]
     said += [f"removed: {', '.join(files)}"] if files and not kinds else []
     print(f"adopt: {'; '.join(said) or 'what the merge brought is adapted'}.")
-    print("Everything is staged. Next: git diff --cached, scripts/test, git commit.")
+    lock = "scripts/lock, " if "items" in kinds else ""  # fewer tools are needed
+    print(f"Everything is staged. Next: git diff --cached, {lock}scripts/test, git commit.")
 
 
 def _arguments() -> argparse.Namespace:

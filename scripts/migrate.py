@@ -21,7 +21,7 @@ import postgres
 from alembic import command
 from lib.database_url import ROOT, database
 
-OFFLINE = "postgresql://offline/items"  # the settings require a URL, although printing SQL needs no server
+OFFLINE = "postgresql://offline/none"  # the settings require a URL, although printing SQL needs no server
 
 
 def next_revision(revisions: Iterable[str], first: int = 1) -> str:

@@ -151,6 +151,10 @@ def test_without_items_the_application_is_whole(copy: Path) -> None:
     execute(copy, "scripts/adopt", "orders-service", "--without-items")
 
     assert git(copy, "grep", "-nE", "app.items|[\"'(]/items", "--", "app", "tests", "pyproject.toml", status=1) == ""
+    pages = ("docs/architecture.md", "docs/deploy.md", "docker-compose.yml")
+    assert git(copy, "grep", "-nwE", "items?", "--", *pages, status=1) == ""
+    tools = '^ *(import|from|") *(hypothesis|schemathesis)'
+    assert git(copy, "grep", "-nE", tools, "--", "app", "tests", "pyproject.toml", status=1) == ""
     run(copy, "-m", "ruff", "check", "--quiet", "app")
     paths = "import app.main; print(*app.main.app.openapi()['paths'])"
     assert "/health/live" in run(copy, "-c", f"import os; os.environ['DATABASE_URL'] = 'postgresql://o/o'; {paths}")
