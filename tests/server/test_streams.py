@@ -90,6 +90,7 @@ def test_head_of_an_endless_stream_ends(service: Service) -> None:
     assert connection.head().status == 200
     assert connection.get("/pid").status == 200
     eventually(lambda: "events ended" in [line["message"] for line in service.lines_of("head-only")])
+    eventually(lambda: access_lines(service, "head-only"))
     assert [line["status"] for line in access_lines(service, "head-only")] == [200]
 
 
