@@ -82,4 +82,4 @@ def test_connections_that_are_reset_at_once_hold_up_nothing(service: Service) ->
             send_and_reset(service, EXPENSIVE["a long path"] + b"\r\n")
 
     with ordinary_beside(service):
-        in_parallel(4, attack, 120)
+        in_parallel(4, attack)
