@@ -35,6 +35,7 @@ os.environ["DATABASE_URL"] = "postgresql://nobody@127.0.0.1:1/nowhere"
 
 from app.core.observability.log_writer import log_writer  # noqa: E402
 from app.core.observability.logs import log_config  # noqa: E402
+from app.core.resources import periodic  # noqa: E402
 from tests.sample.app import create_app  # noqa: E402
 
 
@@ -202,10 +203,18 @@ def client(_shared_client: TestClient, settings: Settings) -> TestClient:
 
 @pytest.fixture
 def logs(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[dict[str, Any]]]:
-    """Collect what is logged in this process from now on, also by apps that set up the logging later."""
+    """Collect what is logged in this process from now on, also by apps that set up the logging later.
+
+    The periodic jobs of apps that go on beside the test are left out.
+    """
     lines: list[str] = []
     monkeypatch.setattr(log_writer, "put", lines.append)
-    return lambda: [json.loads(line) for line in "".join(lines).splitlines()]
+
+    def read() -> list[dict[str, Any]]:
+        all_lines = [json.loads(line) for line in "".join(lines).splitlines()]
+        return [line for line in all_lines if line["logger"] != periodic.__name__]
+
+    return read
 
 
 @pytest.fixture

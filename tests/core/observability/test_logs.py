@@ -101,7 +101,7 @@ def test_at_info_probes_are_silent(client: TestClient, logs: Logs) -> None:
 
 @pytest.mark.parametrize("level", ["WARNING", "critical"])
 def test_the_level_is_the_configured_one(make_client: MakeClient, logs: Logs, level: str) -> None:
-    client = make_client(log_level=level)
+    client = make_client(log_level=level, db_slow_statement=0)
     client.get("/things")
 
     assert logs() == []
@@ -151,7 +151,7 @@ def test_long_texts_are_cut(client: TestClient, logs: Logs) -> None:
 
 def test_an_access_line_of_a_long_path_is_written_whole(service: Service) -> None:
     """Several workers write to one pipe; the system keeps 4096 bytes together."""
-    service.client.get("/" + "x" * 20_000, headers={"X-Trace-ID": "long-path"})
+    service.client.get("/" + "x" * 8_000, headers={"X-Trace-ID": "long-path"})
 
     eventually(lambda: service.lines_of("long-path"))
     assert max(len(line) for line in service.log.read_text().splitlines()) <= 4096
