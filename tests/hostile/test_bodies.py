@@ -43,7 +43,7 @@ def test_what_is_left_out_is_counted(service: Service) -> None:
 
 
 def test_a_long_path_makes_no_long_answer(service: Service) -> None:
-    path = "/" + "%C3%A9" * 5_000
+    path = "/" + "%C3%A9" * 1_300
     answer = send(service.port, "GET", path, ("Accept", "application/problem+json"))
 
     assert answer.status == 404

@@ -153,7 +153,8 @@ def test_the_pool_shows_its_connections_and_waits(service: Service) -> None:
         service.client.get("/things")
 
     series = scrape(service)
-    assert value(series, "db_pool_wait_seconds_count") == before + 5
+    # Each worker's periodic job may have waited for one, too.
+    assert before + 5 <= value(series, "db_pool_wait_seconds_count") <= before + 7
     eventually(lambda: value(scrape(service), "db_pool_connections", state="in_use") == 0)
     assert 1 <= value(scrape(service), "db_pool_connections", state="idle") <= 2 * 8
 
