@@ -97,6 +97,7 @@ class Application(FastAPI):
             dependencies=[*([Security(caller)] if settings.auth_issuer is not None else []), *dependencies],
             **(defaults | options),
         )
+        self._platforms = len(self.user_middleware)
         self.openapi = truthful(self)  # type: ignore[method-assign]  # as FastAPI documents it
         self.state.settings = settings
         self.state.telemetry = telemetry
@@ -115,6 +116,11 @@ class Application(FastAPI):
         self.user_middleware.append(Middleware(DirectMiddleware, routes=self._routes, handlers=handlers))
         stack = super().build_middleware_stack()
         self.user_middleware.pop()
+        if len(self.user_middleware) == self._platforms and not (
+            self.state.telemetry or self.max_body_size or self.debug
+        ):
+            while not isinstance(stack, self.user_middleware[0].cls):  # type: ignore[arg-type]  # they are classes
+                stack = stack.app  # type: ignore[attr-defined]  # FastAPI's own: ours answers all errors inside of them
         return RequestMiddleware(stack, self._routes, log_caller=self._settings.log_caller)
 
 

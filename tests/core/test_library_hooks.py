@@ -35,7 +35,7 @@ CALLED_BY = {
     "APIRoute.get_route_handler": "fastapi.routing",
     "APIRouter.add_api_route": "fastapi.routing",
     "APIRouter.add_api_websocket_route": "fastapi.routing",
-    "HostMiddleware.__call__": "fastapi._body_limit",
+    "HostMiddleware.__call__": "app.core.middleware.request",
     "LoopDialect.get_pool_class": "sqlalchemy.engine.default",
     "LoopDialect.initialize": "sqlalchemy.engine.create",
     "LoopDialect.do_execute": "sqlalchemy.engine.base",

@@ -148,12 +148,12 @@ def _short_way(plan: Plan, route: Any, fastapis: Handler) -> Handler:  # noqa: A
         arguments, errors = await plan.arguments(given)
         if errors:
             raise RequestValidationError(errors, body=given.body, endpoint_ctx=endpoint)
-        return await respond(await plan.call(**arguments), given)
+        return respond(await plan.call(**arguments), given)
 
     return handler
 
 
-def _responder(route: Any) -> Callable[[Any, Given], Coroutine[Any, Any, Response]]:  # noqa: ANN401
+def _responder(route: Any) -> Callable[[Any, Given], Response]:  # noqa: ANN401
     """Make what turns a handler's result into the response that FastAPI would make of it."""
     declared: int | None = route.status_code
     response_class = route.response_class
@@ -161,7 +161,7 @@ def _responder(route: Any) -> Callable[[Any, Given], Coroutine[Any, Any, Respons
     make = Response if as_json else getattr(response_class, "value", response_class)
     dump = _dump(route, as_json=as_json)
 
-    async def respond(result: Any, given: Given) -> Response:  # noqa: ANN401 - what a handler returns
+    def respond(result: Any, given: Given) -> Response:  # noqa: ANN401 - what a handler returns
         if isinstance(result, Response):
             if result.background is None:
                 result.background = given.background

@@ -77,23 +77,26 @@ class DirectMiddleware:
         if self._contexts is not self.routes.contexts:
             self._contexts = self.routes.contexts
             self._candidates = list(_candidates(self._contexts))
-            self._templated = [candidate for candidate in self._candidates if candidate.route.param_convertors]
+            self._templated = [candidate for candidate in self._candidates if candidate.converters]
         path, method = scope["path"], scope["method"]
         for candidate in self._candidates if path in self.routes.methods else self._templated:
             if candidate.methods is None or method in candidate.methods:
                 match = candidate.regex.match(path)
                 if match is not None:
-                    return _enter(candidate.route, match, scope) if candidate.is_direct else None
+                    return _enter(candidate, match, scope)
         return None
 
 
 class _Candidate(NamedTuple):
-    """A route in the way of requests; `methods` is None if it serves any."""
+    """A route in the way of requests; `methods` is None if it serves any, and `handler` if FastAPI has to serve it."""
 
-    route: RouteContext
     regex: re.Pattern[str]
     methods: Collection[str] | None
-    is_direct: bool
+    converters: Mapping[str, Any]
+    handler: Handler | None
+    overridable: Any  # has `dependency_overrides`
+    notes: Mapping[str, Any]  # of the scope
+    effective: RouteContext
 
 
 def _candidates(routes: Sequence[RouteContext]) -> Iterator[_Candidate]:
@@ -102,23 +105,21 @@ def _candidates(routes: Sequence[RouteContext]) -> Iterator[_Candidate]:
             continue
         if route.path is None:  # `Host`, for one: what comes after it is for FastAPI to find
             return
-        is_direct = (
-            getattr(route, "short_way", None) is not None
-            and route.max_body_size is None
-            and route.dependency_overrides_provider is not None
-        )
-        yield _Candidate(route, route.path_regex, route.methods, is_direct)
+        handler = getattr(route, "short_way", None)
+        provider = handler and route.dependency_overrides_provider
+        if provider is None or route.max_body_size is not None:
+            handler = None
+        notes = {"endpoint": route.endpoint, "route": route.original_route}
+        yield _Candidate(route.path_regex, route.methods, route.param_convertors, handler, provider, notes, route)
 
 
-def _enter(route: RouteContext, match: re.Match[str], scope: Scope) -> Handler | None:
-    if route.dependency_overrides_provider.dependency_overrides:
+def _enter(candidate: _Candidate, match: re.Match[str], scope: Scope) -> Handler | None:
+    if candidate.handler is None or candidate.overridable.dependency_overrides:
         return None
-    converters = route.param_convertors
+    converters = candidate.converters
     scope["path_params"] = {name: converters[name].convert(text) for name, text in match.groupdict().items()}
-    scope["endpoint"], scope["route"], scope["router"] = route.endpoint, route.original_route, scope["app"].router
-    scope["fastapi"] = {"effective_route_context": route}
-    handler: Handler = route.short_way
-    return handler
+    scope.update(candidate.notes, router=scope["app"].router, fastapi={"effective_route_context": candidate.effective})
+    return candidate.handler
 
 
 async def _raise(scope: Scope, _receive: Receive, _send: Send) -> None:

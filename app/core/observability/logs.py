@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import re
 import sys
 import time
@@ -48,8 +49,12 @@ def _member(name: str) -> str:
     return f", {_quote(name)}: "
 
 
+def _float(value: float) -> str:
+    return repr(value) if math.isfinite(value) else json.dumps(value)
+
+
 # Renderers of the types that most fields have.
-_RENDER: dict[type, Callable[[Any], str]] = {str: _text, int: repr, float: json.dumps, type(None): lambda _: "null"}
+_RENDER: dict[type, Callable[[Any], str]] = {str: _text, int: repr, float: _float, type(None): lambda _: "null"}
 
 
 def _escape(text: str) -> str:

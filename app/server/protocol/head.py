@@ -46,16 +46,22 @@ def check_head(method: bytes, url: bytes, version: str, headers: Fields) -> None
     """Raise `BadRequestError` unless the head is within the limits and names one host."""
     if len(url) > MAX_TARGET_BYTES:
         raise TargetTooLongError
-    size = len(url) + sum(len(name) + len(value) + 4 for name, value in headers)
+    size, hosts, codings = len(url), [], []
+    for name, value in headers:
+        size += len(name) + len(value) + 4
+        if name == b"host":
+            hosts.append(value)
+        elif name == b"transfer-encoding":
+            codings.append(value)
     if len(headers) > MAX_FIELDS or size > MAX_HEAD_BYTES:
         raise HeadTooLargeError
     if version not in {"1.0", "1.1"}:
         raise BadRequestError(400 if version < "1.0" else 505, "Only HTTP/1.0 and HTTP/1.1 are supported")
-    _check_transfer_codings([value for name, value in headers if name == b"transfer-encoding"])
+    if codings:
+        _check_transfer_codings(codings)
     if method == b"CONNECT":
         raise BadRequestError(400, "CONNECT is not supported")
     # RFC 9112, section 3.2: a proxy and this server must agree on the host.
-    hosts = [value for name, value in headers if name == b"host"]
     if len(hosts) != 1 and (hosts or version != "1.0"):
         raise BadRequestError(400, "There must be exactly one Host header field")
     if hosts and not _HOST.fullmatch(hosts[0]):
@@ -65,7 +71,7 @@ def check_head(method: bytes, url: bytes, version: str, headers: Fields) -> None
 def _check_transfer_codings(values: Sequence[bytes]) -> None:
     """Raise unless the body is plain or chunked (RFC 9112, sections 6.1 and 6.3)."""
     codings = b",".join(values).lower().replace(b" ", b"").replace(b"\t", b"")
-    if not values or codings == b"chunked":
+    if codings == b"chunked":
         return
     if codings.endswith(b",chunked") and codings.count(b"chunked") == 1:
         raise BadRequestError(501, "Only the transfer coding chunked is supported")
@@ -74,8 +80,7 @@ def _check_transfer_codings(values: Sequence[bytes]) -> None:
 
 def use_target_host(url: bytes, headers: list[tuple[bytes, bytes]]) -> None:
     """Replace `Host` by the host of a target in absolute form (RFC 9112, section 3.2.2); raise if that is malformed."""
-    match = _ABSOLUTE.match(url)
-    if match is None:
+    if url.startswith(b"/") or (match := _ABSOLUTE.match(url)) is None:
         return
     if not match[1] or not _HOST.fullmatch(match[1]):
         raise BadRequestError(400, "Malformed host in the target")

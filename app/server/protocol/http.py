@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import contextvars
 import fcntl
 import termios
 from array import array
@@ -64,8 +63,7 @@ class ServiceProtocol(InputProtocol):
         if self.early_retry:
             cycle.scope[EARLY_RETRY] = True  # type: ignore[literal-required]
         reject: Reject | None = self.app_state.get(REJECT)
-        # In a copy of the context: the trace id must not stay in the one that later requests run in.
-        rejection = reject and contextvars.copy_context().run(reject, cast("Scope", cycle.scope))
+        rejection = reject and reject(cast("Scope", cycle.scope))
         if rejection is None:
             self._run(cycle, app)
         else:

@@ -19,6 +19,16 @@ from pydantic_core import PydanticUndefined
 from app.core.api.input.parameters import Reader, readers_of
 
 
+class _Parameter(Response):
+    """What a handler gets as its `response`: no body, so no length, and no status until the handler sets it."""
+
+    def __init__(self) -> None:
+        self.raw_headers = []
+        self.body = b""
+        self.status_code = None  # type: ignore[assignment]  # as in FastAPI
+        self.background = None
+
+
 class Given:
     """What a handler and its dependencies get beside their parameters, created when it is first needed."""
 
@@ -33,9 +43,7 @@ class Given:
     def get_response(self) -> Response:
         """Return the response whose headers and status are those of the answer."""
         if self.response is None:
-            self.response = Response()
-            self.response.raw_headers = []  # without a length: it has no body of its own
-            self.response.status_code = None  # type: ignore[assignment]  # until a handler sets it, as in FastAPI
+            self.response = _Parameter()
         return self.response
 
     def get_background(self) -> BackgroundTasks:
@@ -71,7 +79,7 @@ class Step:
     readers: list[Reader] = field(default_factory=list)
     body_params: list[Any] = field(default_factory=list)
 
-    async def arguments(
+    def arguments(
         self, given: Given, results: list[Any], failed: dict[int, list[Any]]
     ) -> tuple[dict[str, Any], list[Any]]:
         """Collect the arguments of this call, and the errors in them."""
@@ -113,13 +121,13 @@ class Plan:
         results: list[Any] = []
         failed: dict[int, list[Any]] = {}
         for index, step in enumerate(self._dependencies):
-            values, errors = await step.arguments(given, results, failed)
+            values, errors = step.arguments(given, results, failed)
             if errors:
                 failed[index] = errors
                 results.append(None)
             else:
                 results.append(await step.call(**values))
-        return await self._handler.arguments(given, results, failed)
+        return self._handler.arguments(given, results, failed)
 
 
 def plan_of(dependant: Dependant, path_names: Collection[str], body_field: Any) -> Plan | None:  # noqa: ANN401

@@ -4,6 +4,8 @@ A request counts from when it was received completely until its response is made
 slowly do not use up the limit. Streams and WebSockets have a limit of their own. Probes and scrapes always pass.
 """
 
+from contextvars import copy_context
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core.config import PROBE_PATHS
@@ -48,6 +50,10 @@ class ConcurrencyLimitMiddleware:
         if any(name == b"origin" or (name == b"accept" and b"problem" in value) for name, value in scope["headers"]):
             return None
         _shed.inc()
+        # In a copy of the context: the trace id must not stay in the one that later requests run in.
+        return copy_context().run(self._reject, scope)
+
+    def _reject(self, scope: Scope) -> Rejection:
         trace_id = record_rejection(scope, self.routes, Overloaded.status)
         fields, body = _rejection(scope)
         return [*fields, (b"x-trace-id", trace_id.encode())], body
