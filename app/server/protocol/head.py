@@ -61,10 +61,14 @@ def check_head(method: bytes, url: bytes, version: str, headers: Fields) -> None
         _check_transfer_codings(codings)
     if method == b"CONNECT":
         raise BadRequestError(400, "CONNECT is not supported")
-    # RFC 9112, section 3.2: a proxy and this server must agree on the host.
-    if len(hosts) != 1 and (hosts or version != "1.0"):
+    _check_hosts(hosts, version)
+
+
+def _check_hosts(values: Sequence[bytes], version: str) -> None:
+    """Raise unless a proxy and this server must agree on the host (RFC 9112, section 3.2)."""
+    if len(values) != 1 and (values or version != "1.0"):
         raise BadRequestError(400, "There must be exactly one Host header field")
-    if hosts and not _HOST.fullmatch(hosts[0]):
+    if values and not _HOST.fullmatch(values[0]):
         raise BadRequestError(400, "Malformed Host header field")
 
 
