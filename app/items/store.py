@@ -1,7 +1,5 @@
 """The items in the database, and what can go wrong with them."""
 
-from sqlalchemy import bindparam
-
 from app.core.errors import ResourceNotFound
 from app.core.resources import Resource, begins_with
 from app.items.models import Item
@@ -19,8 +17,8 @@ items = Resource(
     query=ItemQuery,
     filters={
         "name": begins_with(Item.name),
-        "min_price": Item.price >= bindparam("min_price"),
-        "max_price": Item.price <= bindparam("max_price"),
+        "min_price": lambda price: Item.price >= price,
+        "max_price": lambda price: Item.price <= price,
     },
     not_found=ItemNotFound,
 )

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import psycopg2
 from pydantic import StringConstraints
-from sqlalchemy import CheckConstraint, Index, MetaData, Numeric, Text, bindparam, create_engine, text
+from sqlalchemy import CheckConstraint, Index, MetaData, Numeric, Text, create_engine, text
 from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.pool import NullPool
 
@@ -89,8 +89,8 @@ things = Resource(
     query=ThingQuery,
     filters={
         "name": begins_with(ThingRow.name),
-        "min_price": ThingRow.price >= bindparam("min_price"),
-        "max_price": ThingRow.price <= bindparam("max_price"),
+        "min_price": lambda price: ThingRow.price >= price,
+        "max_price": lambda price: ThingRow.price <= price,
     },
     not_found=ThingNotFound,
 )

@@ -1,11 +1,22 @@
 """Read the pages of a list. Each statement is made once for a combination of sort and filters."""
 
 import re
-from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Generic, cast, get_args, overload
 
-from sqlalchemy import ColumnElement, Connection, Dialect, Row, Table, Text, TypeDecorator, bindparam, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Dialect,
+    Row,
+    Table,
+    Text,
+    TypeDecorator,
+    bindparam,
+    select,
+    type_coerce,
+)
 from sqlalchemy.orm import QueryableAttribute, Session
 from typing_extensions import TypeVar
 
@@ -18,7 +29,7 @@ from app.core.resources.page_statements import SHARED_ROWS, PageStatement, Posit
 
 M = TypeVar("M")
 Q = TypeVar("Q", bound=PageQuery, default=PageQuery)
-Filter = ColumnElement[bool] | QueryableAttribute[Any]
+Filter = Callable[[ColumnElement[Any]], ColumnElement[bool]] | QueryableAttribute[Any]
 
 _CHUNK = 1000
 """Rows that a stream reads by one statement, and holds in memory."""
@@ -34,9 +45,9 @@ class Pages(Generic[M, Q]):
     query
         The class of the query, which says what the list can be sorted by.
     filters
-        Conditions, by the field of the query whose value is their bind parameter, of the same name; they hold where the
+        Functions that make a condition of a value, by the field of the query that has the value; they hold where the
         client sends that field. A column stands for "equals", which also is what a field means that has the name of a
-        column and no condition. A condition whose name the query does not have is given its value by the caller,
+        column and no filter. A filter whose name the query does not have is given its value by the caller,
         always, and a column may be: `orders.list(db, query, customer_id=7)`.
     """
 
@@ -138,9 +149,10 @@ class Pages(Generic[M, Q]):
 
 
 def _condition(table: Table, name: str, given: Filter) -> ColumnElement[bool]:
-    condition = given == bindparam(name) if isinstance(given, QueryableAttribute) else given
+    value: ColumnElement[Any] = bindparam(name)
+    condition = given == value if isinstance(given, QueryableAttribute) else given(value)
     if set(condition.compile().params) != {name}:
-        raise TypeError(f"the one bind parameter of the filter {name} must have its name")
+        raise TypeError(f"the filter {name} must depend on its value, and on no other")
     if select(table).where(condition).get_final_froms() != [table]:
         raise TypeError(f"the filter {name} has columns of another table than {table.name}: put them into exists()")
     return condition
@@ -156,6 +168,6 @@ class _Prefix(TypeDecorator[str]):
         return None if value is None else re.sub("([%_/])", r"/\1", value) + "%"
 
 
-def begins_with(column: QueryableAttribute[str], field: str | None = None) -> ColumnElement[bool]:
-    """Make a filter: a column begins with the text of a field of the query, by default that of its own name."""
-    return column.like(bindparam(field or column.key, type_=_Prefix()), escape="/")
+def begins_with(column: QueryableAttribute[str]) -> Filter:
+    """Make a filter: a column begins with the text of a field of the query."""
+    return lambda text: column.like(type_coerce(text, _Prefix()), escape="/")

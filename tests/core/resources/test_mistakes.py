@@ -3,7 +3,7 @@
 from typing import Literal
 
 import pytest
-from sqlalchemy import Connection, bindparam, exists, select
+from sqlalchemy import Connection, exists, select
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.core.api import PageQuery, RequestBody, errors
@@ -41,13 +41,18 @@ def scalar(connection: Connection, question: int) -> list[int]:
 
 
 def test_a_filter_of_another_table() -> None:
-    for condition in (Label.name, Label.name == bindparam("label")):
+    for condition in (Label.name, lambda name: Label.name == name):
         with pytest.raises(TypeError, match=r"filter label has columns of another table than things: .*exists"):
             Pages(ThingRow, PageQuery, {"label": condition})
 
-    of_label = Label.thing_id == ThingRow.id, Label.name == bindparam("label")
-    Pages(ThingRow, PageQuery, {"label": exists().where(*of_label)})
-    Pages(ThingRow, PageQuery, {"label": ThingRow.id.in_(select(Label.thing_id).where(of_label[1]))})
+    of_thing, labelled = Label.thing_id == ThingRow.id, select(Label.thing_id)
+    Pages(ThingRow, PageQuery, {"label": lambda name: exists().where(of_thing, Label.name == name)})
+    Pages(ThingRow, PageQuery, {"label": lambda name: ThingRow.id.in_(labelled.where(Label.name == name))})
+
+
+def test_a_filter_without_its_value() -> None:
+    with pytest.raises(TypeError, match="filter cheap must depend on its value, and on no other"):
+        Pages(ThingRow, PageQuery, {"cheap": lambda _: ThingRow.price < 3})
 
 
 def test_a_sort_without_a_column() -> None:
