@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Annotated, Any, Generic, TypeVar
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from fastapi import Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -85,7 +85,7 @@ class NextLink:
         if page.next_cursor is not None:
             given = [(name, value) for name, value in self._request.query_params.multi_items() if name != "cursor"]
             query = urlencode([*given, ("cursor", page.next_cursor)])
-            self._response.headers["Link"] = f'<{self._request.url.path}?{query}>; rel="next"'
+            self._response.headers["Link"] = f'<{quote(self._request.scope["path"])}?{query}>; rel="next"'
         return page
 
 

@@ -9,7 +9,6 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Dialect,
-    Row,
     Table,
     Text,
     TypeDecorator,
@@ -140,7 +139,7 @@ class Pages(Generic[M, Q]):
             self._made[shape] = statement
         return statement
 
-    def _cut(self, found: Sequence[Row[Any]], query: PageQuery, scope: Mapping[str, Any], limit: int) -> PageOf[M]:
+    def _cut(self, found: Sequence[object], query: PageQuery, scope: Mapping[str, Any], limit: int) -> PageOf[M]:
         """Make a page of the rows of its statement, which reads at least one more if there is one."""
         rows = cast("Sequence[M]", found)
         if len(rows) <= limit:

@@ -1,7 +1,7 @@
 """A table as a resource: get, list, insert, update and delete, each one statement.
 
-Rows are SQLAlchemy's: they have the columns of the mapped class as attributes, and are typed as the class. They belong
-to no session, so they have no relationships; what needs those is a store function of its own.
+Rows are tuples, except in lists SQLAlchemy's: they have the columns of the mapped class as attributes, and are typed as
+the class. They belong to no session, so they have no relationships; what needs those is a store function of its own.
 """
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence

@@ -5,6 +5,7 @@ import gc
 import sys
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any, get_args
+from urllib.parse import quote
 
 import pytest
 from fastapi import Query
@@ -44,6 +45,12 @@ async def list_by_column(version: IdText, query: Annotated[ThingQuery, Query()],
     return links.checked(await things.list(db, query, version=version))
 
 
+@router.get("/named/{name}", response_model=Page[Thing])
+async def list_by_name(name: str, query: Annotated[PageQuery, Query()], db: DB, links: Links) -> object:
+    """List the things of a name."""
+    return links.checked(await every_thing.list(db, query, name=name))
+
+
 @router.get("/things")
 async def stream_things(db: DB) -> AsyncIterator[Thing]:
     """Stream all things, a line each."""
@@ -71,6 +78,19 @@ def test_a_page_under_a_path_parameter(pages: TestClient, sql: SQL) -> None:
             url = response.links["next"]["url"] if response.links else ""
             assert not url or url.startswith(f"/versions/{version}/{path}?limit=2&cursor=")
         assert seen == list(range(3 - version, 12, 2))
+
+
+def test_the_link_has_any_path_as_a_reference(pages: TestClient, sql: SQL) -> None:
+    name = 'ランプ>; rel="x"'
+    sql("INSERT INTO things (name, price) SELECT %s, 1 FROM generate_series(1, 3)", [name])
+
+    response = pages.get(f"/versions/named/{quote(name)}?limit=2")
+
+    assert response.status_code == 200
+    assert list(response.links) == ["next"]
+    following = response.links["next"]["url"]
+    assert following.startswith(f"/versions/named/{quote(name)}?limit=2&cursor=")
+    assert [thing["id"] for thing in pages.get(following).json()["items"]] == [3]
 
 
 @pytest.mark.parametrize("path", ["things", "sample"])
