@@ -45,6 +45,13 @@ def _load(service: Service, ended: threading.Event) -> None:
             time.sleep(0.02)
 
 
+def _with_authentication(start_service: StartService, folder: Path) -> Service:
+    """Start a service that refuses what `_load` asks, since it has no token."""
+    keys = folder / "keys.json"
+    keys.write_text('{"keys": []}')
+    return start_service(AUTH_ISSUER="https://id.example", AUTH_AUDIENCE="things", AUTH_JWKS_FILE=str(keys))
+
+
 def _holds_data(prometheus: Prometheus, expression: str) -> bool:
     for name, value in (("$job", __title__), ("$__rate_interval", "15s"), ("[15m]", "[30s]")):
         expression = expression.replace(name, value)
@@ -68,9 +75,10 @@ def test_every_query_of_the_dashboard_gives_data(start_service: StartService, pr
             WAREHOUSE_URL=stub.url,
             DB_SLOW_STATEMENT="0.001",
         )
+        guarded = _with_authentication(start_service, tmp_path)
         ended = threading.Event()
-        loads = [threading.Thread(target=_load, args=(service, ended)) for _ in range(4)]
-        with scraping(tmp_path / "prometheus", service.url) as prometheus:
+        loads = [threading.Thread(target=_load, args=(asked, ended)) for asked in (service,) * 4 + (guarded,)]
+        with scraping(tmp_path / "prometheus", service.url, guarded.url) as prometheus:
             for load in loads:
                 load.start()
             try:

@@ -66,7 +66,7 @@ def test_the_database_stops_under_load_and_one_alert_fires_and_clears(
     workers = service.wait_for_workers(2)
     ended = threading.Event()
     loads = [threading.Thread(target=_load, args=(service, ended)) for _ in range(4)]
-    with scraping(tmp_path / "prometheus", service.url, SPEED) as prometheus:
+    with scraping(tmp_path / "prometheus", service.url, speed=SPEED) as prometheus:
         began = time.monotonic()
         for load in loads:
             load.start()

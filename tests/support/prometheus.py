@@ -35,19 +35,19 @@ def _scaled(rules: str, speed: int) -> str:
 
 
 class Prometheus:
-    """It scrapes `target` each second.
+    """It scrapes `targets` each second.
 
     Parameters
     ----------
     folder
         For its configuration and data.
-    target
-        Host and port of the service.
+    targets
+        Host and port of each service.
     speed
         By what the windows and waits of the rules are divided; what they compare stays.
     """
 
-    def __init__(self, folder: Path, target: str, speed: int) -> None:
+    def __init__(self, folder: Path, targets: list[str], speed: int) -> None:
         (folder / "rules").mkdir(parents=True)
         for file in RULES.glob("*.yml"):
             (folder / "rules" / file.name).write_text(_scaled(file.read_text(), speed))
@@ -57,7 +57,7 @@ class Prometheus:
             "rule_files: [rules/*.yml]\n"
             "scrape_configs:\n"
             f"  - job_name: {__title__}\n"
-            f"    static_configs: [{{targets: ['{target}']}}]\n"
+            f"    static_configs: [{{targets: {targets}}}]\n"
         )
         port = free_port()
         self._log = (folder / "prometheus.log").open("wb")
@@ -117,7 +117,8 @@ class Prometheus:
 
 
 @contextlib.contextmanager
-def scraping(folder: Path, url: str, speed: int = 20) -> Iterator[Prometheus]:
-    """Run a Prometheus that scrapes the service at `url`."""
-    with contextlib.closing(Prometheus(folder, url.removeprefix("http://"), speed)) as prometheus:
+def scraping(folder: Path, *urls: str, speed: int = 20) -> Iterator[Prometheus]:
+    """Run a Prometheus that scrapes the services at `urls`."""
+    targets = [url.removeprefix("http://") for url in urls]
+    with contextlib.closing(Prometheus(folder, targets, speed)) as prometheus:
         yield prometheus
