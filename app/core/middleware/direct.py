@@ -51,11 +51,13 @@ class DirectMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        if self.routes.rejects(scope["method"], scope["path"]):
+        # Without this, `GET /things/batch` would be taken for `GET /things/{thing_id}`.
+        methods = self.routes.methods.get(scope["path"])
+        if methods is not None and scope["method"] not in methods:
             allow = ", ".join(self.routes.allowed_methods(scope["path"]))
             await response_for(scope, MethodNotAllowed(headers={"Allow": allow}))(scope, receive, send)
             return
-        handler = self._find(scope)
+        handler = self._find(scope, concrete=methods is not None)
         if handler is None:
             await self.app(scope, receive, send)
             return
@@ -67,7 +69,7 @@ class DirectMiddleware:
             return
         await response(scope, receive, send)
 
-    def _find(self, scope: Scope) -> Handler | None:
+    def _find(self, scope: Scope, *, concrete: bool) -> Handler | None:
         """Match a request; return the handler and note the route as FastAPI does, or return None for FastAPI to do so.
 
         Mounted applications and traced requests are FastAPI's.
@@ -79,7 +81,7 @@ class DirectMiddleware:
             self._candidates = list(_candidates(self._contexts))
             self._templated = [candidate for candidate in self._candidates if candidate.converters]
         path, method = scope["path"], scope["method"]
-        for candidate in self._candidates if path in self.routes.methods else self._templated:
+        for candidate in self._candidates if concrete else self._templated:
             if candidate.methods is None or method in candidate.methods:
                 match = candidate.regex.match(path)
                 if match is not None:

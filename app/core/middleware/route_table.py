@@ -17,6 +17,11 @@ class RouteTable:
 
     The template of a request comes from the route that served it, in the form that `include_router` gave it:
     `scope["route"].path` lacks the prefix since FastAPI 0.137.
+
+    Attributes
+    ----------
+    contexts
+        The routes in the order in which they are tried, when `methods` was last read; another list after one was added.
     """
 
     def __init__(self) -> None:
@@ -28,17 +33,11 @@ class RouteTable:
         self._mounts: list[_Mounted] = []
         self._limits: list[tuple[re.Pattern[str], set[str], int]] = []
         self._answer_head: set[str] = set()
-        self._contexts: list[RouteContext] = []
+        self.contexts: list[RouteContext] = []
 
     def attach(self, app: Starlette) -> None:
         """Set the application, whose middleware is made before it."""
         self._app = app
-
-    @property
-    def contexts(self) -> list[RouteContext]:
-        """The routes in the order in which they are tried; another list after one was added."""
-        _ = self.methods
-        return self._contexts
 
     @property
     def methods(self) -> dict[str, set[str]]:
@@ -53,8 +52,8 @@ class RouteTable:
         self._lists, self._methods, self._patterns = list(_lists(routes)), {}, []
         self._mounts, self._limits = _mounts(routes), []
         self._lengths = [*map(len, self._lists)]
-        self._contexts = list(iter_route_contexts(routes))
-        for context in self._contexts:
+        self.contexts = list(iter_route_contexts(routes))
+        for context in self.contexts:
             if context.path_format is None:
                 continue
             self._patterns.append((context.path_regex, context.path_format))
@@ -113,17 +112,10 @@ class RouteTable:
 
     def body_limit(self, method: str, path: str, default: int) -> int:
         """Return the `max_body_size` of the route that serves a request, in bytes."""
-        _ = self.methods
+        if not (self.methods and self._limits):
+            return default
         matching = (limit for regex, methods, limit in self._limits if method in methods and regex.match(path))
         return next(matching, default)
-
-    def rejects(self, method: str, path: str) -> bool:
-        """Return whether `path` is a concrete one that has no such method.
-
-        Without this, `GET /things/batch` would be taken for `GET /things/{thing_id}`.
-        """
-        methods = self.methods.get(path)
-        return methods is not None and method not in methods
 
 
 _NOTHING: dict[str, Any] = {}

@@ -58,7 +58,7 @@ def answer(app: Application, request: dict[str, Any]) -> tuple[Any, ...]:
 
 def answer_by_fastapi(app: Application, request: dict[str, Any]) -> tuple[Any, ...]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DirectMiddleware, "_find", lambda *_: None)
+        patch.setattr(DirectMiddleware, "_find", lambda *_, **_options: None)
         return answer(app, request)
 
 

@@ -36,9 +36,11 @@ class BodyLimitMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        declared = next(
-            (int(value) for name, value in scope["headers"] if name == b"content-length" and value.isdigit()), None
-        )
+        declared = None
+        for name, value in scope["headers"]:
+            if name == b"content-length" and value.isdigit():
+                declared = int(value)
+                break
         limit = self.routes.body_limit(scope["method"], scope["path"], self.max_body_bytes)
         if declared is not None and declared > limit:
             # Without `Connection: close`: a client that sends all before it reads would get a reset instead of this.
