@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from app.server.protocol.head import MAX_TARGET_BYTES
-from tests.server.conftest import launch
+from tests.server.conftest import Start, launch
 from tests.server.load import Load
 from tests.support.http import Connection
 from tests.support.service import Service, eventually
@@ -206,6 +206,33 @@ def test_a_client_that_does_not_read_is_cut(hasty: Service) -> None:
     with contextlib.suppress(ConnectionError):
         assert len(connection.rest()) < 50_000_000
     assert hasty.get("/pid")[0] == 200
+
+
+def read_slowly(connection: Connection, seconds: float) -> int:
+    """Read the rest of `/big`, in parts, for at least so long; return its length."""
+    length, part = len(connection.read(1)), 2_000_000
+    while data := connection.read(part):
+        length += len(data)
+        time.sleep(seconds * part / 50_000_000)
+    return length
+
+
+def test_a_client_that_reads_steadily_is_not_idle(start: Start) -> None:
+    connection = start(GUNICORN_CMD_ARGS="--keep-alive 1").connect()
+    connection.ask("/big")
+    connection.head()
+    assert read_slowly(connection, 5) == 50_000_000
+
+
+def test_a_client_that_reads_steadily_gets_the_whole_response_when_the_process_exits(start: Start) -> None:
+    service = start(SHUTDOWN_TIMEOUT=120)
+    connection = service.connect()
+    connection.ask("/big")
+    connection.head()
+    service.signal()
+    eventually(lambda: "Shutting down" in service.messages())
+    assert read_slowly(connection, 5) == 50_000_000
+    assert service.wait() == 0
 
 
 @pytest.mark.parametrize("first", [b"", b"GET /pid HTTP/1.1\r\nHost: x\r\n\r\n"])

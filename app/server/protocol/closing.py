@@ -20,7 +20,7 @@ class ClosingProtocol(HttpToolsProtocol):
     Attributes
     ----------
     idle_since
-        When the connection was made, or its last response was complete.
+        When the connection was made, or its last response was complete and most of it read.
     head_since, body_since
         When the head or body that is being received began; None if there is none.
     lingering
@@ -46,8 +46,11 @@ class ClosingProtocol(HttpToolsProtocol):
         return not self.responding and self.head_since is None and self.body_since is None
 
     def close_if_idle(self, since: float) -> None:
-        """Close the connection if it has been idle since before `since`."""
-        if not self.idle or self.idle_since > since:
+        """Close the connection if it has been idle since before `since`, and its client has read the last response.
+
+        How slowly a client may read is for `check_timeouts`.
+        """
+        if not self.idle or self.idle_since > since or (self.flow.write_paused and not self.lingering):
             return
         if self.transport.is_closing() or self.lingering:
             self.transport.abort()  # the client does not read, so `close` would wait

@@ -131,6 +131,7 @@ class ServiceProtocol(InputProtocol):
     def resume_writing(self) -> None:
         """Note that the client has read most of its response."""
         responses.release(self)
+        self.idle_since = self.loop.time()
         super().resume_writing()
 
     def count_unread(self) -> int:
