@@ -135,6 +135,20 @@ def test_an_offered_upgrade_is_ignored_and_the_body_kept(connection: Connection,
     assert connection.get("/pid")[0] == 200
 
 
+@pytest.mark.parametrize("version", [b"HTTP/1.0", b"HTTP/1.1"])
+def test_an_offered_upgrade_changes_nothing_else(connection: Connection, version: bytes) -> None:
+    head = HEAD.replace(b"HTTP/1.1", version)
+    connection.send(head + b"Connection: Upgrade, close\r\nUpgrade: h2c\r\nContent-Length: 2\r\n\r\nhi")
+    _, headers, body = connection.answer()
+    assert (headers["connection"], body) == ("close", b"hi")
+
+
+def test_a_websocket_is_not_offered_in_http_1_0(connection: Connection) -> None:
+    connection.send(b"GET /pid HTTP/1.0\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+    assert connection.answer()[0] == 200
+    assert connection.closed()
+
+
 def drip(connections: list[Connection], data: bytes) -> None:
     """Send to those that the server has not closed yet."""
     for connection in connections:

@@ -14,7 +14,7 @@ _HOST = re.compile(rb"[A-Za-z0-9._~%!$&'()*+;=:\[\]-]*")
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)", re.IGNORECASE)
 # Octets that a path has no reason to encode: unreserved ones (RFC 3986, section 2.3) and the slash.
 _NEEDLESS = re.compile(rb"%(?:2[DEF]|3[0-9]|4[1-9A-F]|5[0-9AF]|6[1-9A-F]|7[0-9AE])", re.IGNORECASE)
-_UPGRADE_FIELDS = frozenset({b"upgrade", b"connection", b"http2-settings"})
+_UPGRADE_FIELDS = frozenset({b"upgrade", b"http2-settings"})
 
 Fields = Sequence[tuple[bytes, bytes]]
 
@@ -96,8 +96,13 @@ def is_canonical(raw_path: bytes) -> bool:
     return b"%" not in raw_path or _NEEDLESS.search(raw_path) is None
 
 
-def without_upgrade(method: bytes, url: bytes, headers: Fields) -> bytes:
-    """Return the head of an HTTP/1.1 request without its offer to upgrade (RFC 9110, section 7.8)."""
-    lines = [method + b" " + url + b" HTTP/1.1"]
-    lines += [name + b": " + value for name, value in headers if name not in _UPGRADE_FIELDS]
+def without_upgrade(method: bytes, url: bytes, version: str, headers: Fields) -> bytes:
+    """Return the head of a request without its offer to upgrade (RFC 9110, section 7.8)."""
+    lines = [method + b" " + url + b" HTTP/" + version.encode()]
+    for name, value in headers:
+        if name == b"connection":
+            options = [option for option in value.split(b",") if option.strip().lower() not in _UPGRADE_FIELDS]
+            lines.append(b"connection: " + b",".join(options))
+        elif name not in _UPGRADE_FIELDS:
+            lines.append(name + b": " + value)
     return b"\r\n".join([*lines, b"", b""])

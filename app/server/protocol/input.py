@@ -123,6 +123,10 @@ class InputProtocol(ClosingProtocol):
         if self.received_bytes > limit or (self.headers is not None and len(self.headers) > MAX_FIELDS):
             self._reject_input(HeadTooLargeError())
 
+    def _should_upgrade(self) -> bool:
+        """Return whether a WebSocket is offered; in HTTP/1.0 the offer is ignored (RFC 9110, section 7.8)."""
+        return self.parser.get_http_version() != "1.0" and super()._should_upgrade()
+
     def _upgrade_to_websocket(self, rest: bytes) -> None:
         """Hand the connection over; uvicorn would lose what came with the head."""
         self.handle_websocket_upgrade()
@@ -135,7 +139,7 @@ class InputProtocol(ClosingProtocol):
         httptools takes what follows the head for another protocol, but it is a body: Java's HTTP client, for one,
         offers `h2c` with every POST.
         """
-        head = without_upgrade(self.parser.get_method(), self.url, self.headers)
+        head = without_upgrade(self.parser.get_method(), self.url, self.parser.get_http_version(), self.headers)
         self.parser = httptools.HttpRequestParser(self)
         self._upgrade_offered = False
         return head
