@@ -12,9 +12,9 @@ from pydantic import ValidationError
 
 from tests.conftest import MakeSettings, StartService
 from tests.hostile.ordinary import ordinary_beside
-from tests.support.cluster import connected
+from tests.support.cluster import connected, run
 from tests.support.http import send
-from tests.support.service import ROOT, environment, eventually, free_port
+from tests.support.service import ROOT, Service, environment, eventually, free_port
 
 pytestmark = pytest.mark.slow
 
@@ -37,6 +37,44 @@ def test_waiters_for_a_locked_row_do_not_hold_up_reads(start_service: StartServi
         for waiter in waiters:
             waiter.join(120)
         cursor.execute("ROLLBACK")
+
+
+_SLOW_ROWS = """
+    INSERT INTO things (name, price) SELECT 'Slow', 0.01 FROM generate_series(1, 40);
+    ALTER TABLE things ENABLE ROW LEVEL SECURITY;
+    ALTER TABLE things FORCE ROW LEVEL SECURITY;
+    CREATE POLICY readable ON things FOR SELECT USING (price <> 0.01 OR pg_sleep(0.05) IS NOT NULL);
+    CREATE POLICY writable ON things FOR INSERT WITH CHECK (true)
+"""
+
+
+def test_expensive_lists_do_not_hold_up_reads_by_id(start_service: StartService, own_database_url: str) -> None:
+    service = start_service(DATABASE_URL=own_database_url, DB_POOL_TIMEOUT="15")
+    thing = service.client.post("/things", json={"name": "Lamp", "price": 19.99}).headers["location"]
+    with connected(own_database_url) as connection:
+        run(connection, _SLOW_ROWS)  # a list of them takes 2 s, without any CPU time
+    statuses: list[int] = []
+
+    def attack() -> None:
+        statuses.append(send(service.port, "GET", "/things?limit=100&min_price=1000").status)
+
+    with ordinary_beside(service):
+        lists = [threading.Thread(target=attack, daemon=True) for _ in range(100)]
+        for thread in lists:
+            thread.start()
+        eventually(lambda: _waiting(service) >= 60, seen=lambda: statuses)
+        for _ in range(3):
+            assert send(service.port, "GET", thing).status == 200
+        answered = len(statuses)
+        for thread in lists:
+            thread.join(60)
+    assert answered < 50, f"a read by id waited for {answered} lists"
+    assert set(statuses) <= {200, 503}
+
+
+def _waiting(service: Service) -> float:
+    lines = service.client.get("/metrics").text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("db_pool_waiting"))
 
 
 @pytest.mark.parametrize(
