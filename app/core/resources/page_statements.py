@@ -56,7 +56,7 @@ class PageStatement:
         return [self._row(row) for row in connection.execute(self._one, given)]
 
     def __call__(self, connection: Connection, positions: Sequence[Position]) -> Sequence[Sequence[tuple[Any, ...]]]:
-        """Read pages of `SHARED_ROWS` rows, and one row more of each, by one statement; those after a position once."""
+        """Read pages of `SHARED_ROWS` rows, and one row more of each, by one statement, if it is shareable."""
         found: dict[Position, list[tuple[Any, ...]]] = {position: [] for position in positions}
         if self._many is None or len(found) == 1:
             return [self.read(connection, positions[0], {}, SHARED_ROWS)] * len(positions)
@@ -83,7 +83,7 @@ class PageStatement:
         columns = [column(name, kind) for name, kind in self._last.items()]
         given = func.unnest(*arrays).table_valued(*columns, with_ordinality=QUESTION).render_derived("given")
         page = self._page([given.c[name] for name in self._last]).lateral("page")
-        order = self._order([page.c[key.name] for key in self._keys])
+        order = self._order([page.c[key.key] for key in self._keys])
         question = given.c[QUESTION]
         return select(question, *page.c).join_from(given, page, true()).order_by(question, *order)
 
