@@ -11,6 +11,7 @@ from fastapi.responses import PlainTextResponse
 from starlette.applications import Starlette
 from starlette.routing import Host, Mount, Route
 from starlette.testclient import TestClient
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.core.api import APIRouter
 from app.core.api.router import APIRoute
@@ -109,6 +110,24 @@ def test_errors_reach_the_exception_handlers(kind: str, status: int, include: In
     seen = answer(app, request)
     assert seen[0] == status
     assert seen == answer_by_fastapi(app, request)
+
+
+class Failing:
+    """A middleware that an adopter adds, which stands outside of ours."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, _scope: Scope, _receive: Receive, _send: Send) -> None:
+        """Fail."""
+        raise RuntimeError("a defect")
+
+
+def test_an_error_outside_of_our_middleware_is_answered(include: Include) -> None:
+    app = include(_failing())
+    app.add_middleware(Failing)
+    status, _, content = answer(app, {"url": "/v1/things/http"})
+    assert (status, b"INTERNAL_ERROR" in content) == (500, True)
 
 
 def test_a_handler_finds_in_its_request_what_fastapi_notes(include: Include) -> None:
