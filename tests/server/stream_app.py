@@ -42,11 +42,11 @@ async def get_big() -> Response:
 
 
 @app.get("/events", response_class=EventSourceResponse)
-async def events(count: int = 1_000_000, pause: float = 3600) -> AsyncIterator[ServerSentEvent]:
+async def events(count: int = 1_000_000, pause: float = 3600, size: int = 0) -> AsyncIterator[ServerSentEvent]:
     """Send events without a thought about the server."""
     try:
         for number in range(count):
-            yield ServerSentEvent(data=number)
+            yield ServerSentEvent(data="x" * size or number)
             await asyncio.sleep(pause)
     finally:
         _log.info("events ended")
