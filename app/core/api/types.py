@@ -37,8 +37,8 @@ AlphanumericName = Annotated[
     str,
     StringConstraints(min_length=1, max_length=255),
     AfterValidator(_alphanumeric),
-    # `str.isalnum` as a pattern: the two agree on every character of a Unicode version. It is ECMA-262's, as JSON Schema
-    # says (6.3.3). Python's `re` cannot read it, nor openapi-spec-validator; no pattern means the same in both languages.
+    # `str.isalnum` as a pattern: the two agree on every character of a Unicode version. It is ECMA-262's, as JSON
+    # Schema says (6.3.3). Python's `re`, and so openapi-spec-validator, cannot read it; none means the same in both.
     Field(description="Letters and digits of any script", json_schema_extra={"pattern": r"^[\p{L}\p{N}]+$"}),
 ]
 """At most 255 letters and digits."""
