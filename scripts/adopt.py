@@ -81,6 +81,18 @@ _MENTIONS = {
         (r' or \["items:read", "items:write"\]', " or []"),
     ),
 }
+# The files that it changed: all others are as the copy wrote them.
+_NEWEST_MERGE = (
+    "log",
+    "-1",
+    "--first-parent",
+    "--merges",
+    "-m",
+    "--no-renames",
+    "--name-only",
+    "--relative",
+    "--format=",
+)
 LINK = re.compile(r"\[([^]]*)\]\((?!\w+:|#)([^)#\s]+)(?:#[^)]*)?\)")
 ROW = re.compile(r"^\s*(\||[-*] |\d+\. )")
 
@@ -95,8 +107,12 @@ def main() -> None:
     gone = before | {"template"} | ({"items"} if arguments.without_items else set())
     for kind in gone:
         _remove(_merged(REMOVED[kind]) if kind in before else REMOVED[kind])
+    again = old == arguments.name
+    brought = set(_git(*_NEWEST_MERGE).splitlines()) if again else set()
     for file in _text_files():
-        _rewrite(file, _names(file, old, arguments.name), arguments.name, gone)
+        is_own = again and str(file.relative_to(ROOT)) not in brought
+        if not is_own or gone != before:
+            _rewrite(file, set() if is_own else _names(file, old, arguments.name), arguments.name, gone)
     if not before:
         _start(arguments.name)
     _set("pyproject.toml", "removed", str(sorted(gone)).replace("'", '"'))
@@ -111,8 +127,9 @@ def _report(old: str, new: str, kinds: frozenset[str]) -> None:
         return
     said = [f"{old} is now {new}"] if old != new else []
     said += ["items are removed"] if "items" in kinds else []
-    files = [change[2:] for change in changes if change.startswith("D")]
-    said += [f"removed: {', '.join(files)}"] if files and not kinds else []
+    for status, what in (("D", "removed"), ("M", "changed")) if old == new and not kinds else ():
+        files = [change[2:] for change in changes if change.startswith(status) and change[2:] != "pyproject.toml"]
+        said += [f"{what}: {', '.join(files)}"] if files else []
     print(f"adopt: {'; '.join(said) or 'what the merge brought is adapted'}.")
     lock = "scripts/lock, " if "items" in kinds else ""  # fewer tools are needed
     print(f"Everything is staged. Next: git diff --cached, {lock}scripts/test, git commit.")
@@ -235,11 +252,14 @@ def _start(name: str) -> None:
     _set("pyproject.toml", "version", f'"{VERSION}"')
     _set("pyproject.toml", "first", "1001")  # migrations: those of the template have lower numbers
     _set("app/__init__.py", "__version__", f'"{VERSION}"')
+    for key in ("newTag", "app.kubernetes.io/version"):
+        _set("deploy/kubernetes/overlays/production/kustomization.yaml", key, VERSION)
 
 
 def _set(file: str, key: str, value: str) -> None:
     path = ROOT / file
-    text = re.sub(rf"^{key} = .*$", f"{key} = {value}", path.read_text("utf-8"), count=1, flags=re.MULTILINE)
+    line = rf"^( *{re.escape(key)}(?: =|:)) .*$"
+    text = re.sub(line, rf"\1 {value}", path.read_text("utf-8"), count=1, flags=re.MULTILINE)
     path.write_text(text, encoding="utf-8")
 
 

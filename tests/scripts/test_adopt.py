@@ -201,6 +201,7 @@ def release(template: Path) -> None:
     last = max(path.name[:4] for path in versions.glob("0*.py"))
     for number, name in ((int(last) + 1, "items_have_a_colour"), (int(last) + 2, "released")):
         (versions / f"{number:04}_{name}.py").write_text(MIGRATION.format(name=name, number=number, before=number - 1))
+    (template / "docs/released.md").write_text(f"{__title__}\n")
     commit(template, "A release")
     git(template, "tag", "v9.9.9")
 
@@ -218,13 +219,19 @@ def upgrade(copy: Path) -> str:
 @pytest.mark.parametrize("options", [(), ("--without-items",)])
 def test_what_a_release_brings_back_is_removed(template: Path, copy: Path, options: tuple[str, ...]) -> None:
     execute(copy, "scripts/adopt", "orders-service", *options)
-    own = copy / "tests/contract/test_own.py"
+    own, page = copy / "tests/contract/test_own.py", copy / "docs/own.md"
+    written = f"- [Later](later.md), beside {__title__}\n"
     own.parent.mkdir(exist_ok=True)
     own.write_text("")
+    page.write_text(written)
     commit(copy, "Adopt: orders")
     release(template)
 
     said = upgrade(copy)
+
+    assert page.read_text() == written
+    assert "docs/released.md" in said
+    assert (copy / "docs/released.md").read_text() == "orders-service\n"
 
     for name in _NEW["template"] + (_NEW["items"] if options else []):
         assert name in said
@@ -235,6 +242,15 @@ def test_what_a_release_brings_back_is_removed(template: Path, copy: Path, optio
         [] if options else ["items_have_a_colour.py"]
     )
     assert "already" in execute(copy, "scripts/adopt", "orders-service")
+
+
+def test_a_copy_of_a_later_release_has_one_version(template: Path, copy: Path) -> None:
+    release(template)
+    git(copy, "pull", "--quiet")
+    execute(copy, "scripts/adopt", "orders-service")
+    commit(copy, "Adopt")
+
+    assert git(copy, "grep", "-lF", "9.9.9", "--", "app", "deploy", "pyproject.toml", status=1) == ""
 
 
 def test_a_merge_that_is_not_committed_is_left_alone(template: Path, copy: Path) -> None:
