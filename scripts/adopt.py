@@ -71,9 +71,9 @@ _MENTIONS = {
     "pyproject.toml": ((r"^    \| items\n", ""), (r'^    "(hypothesis|schemathesis)",\n', "")),
     "README.md": (
         (r"^  items/ .*\n", ""),
-        (r"^\| `INVENTORY_URL` .*\n", ""),
         (r"; --demo fills in some data", ""),
     ),
+    "docs/configuration.md": ((r"^\| `INVENTORY_URL` .*\n", ""),),
     ".env.example": ((r"^# .*\n# INVENTORY_URL=\n\n", ""),),
     "docker-compose.yml": ((r"^ +INVENTORY_URL: .*\n", ""),),
     "scripts/issue_token.py": (
@@ -218,7 +218,7 @@ def _without_dead_links(file: Path, line: str) -> str:
     if dead and ROW.match(line) and len(dead) == len(LINK.findall(line)):
         return ""
     for link in dead:
-        line = line.replace(f"{link[0]}, ", "").replace(link[0], link[1])
+        line = line.replace(f"{link[0]}, ", "").replace(f", {link[0]}", "").replace(link[0], link[1])
     return line
 
 

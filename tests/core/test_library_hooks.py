@@ -25,7 +25,8 @@ from app.core.database.engine.dialect import LoopDialect
 from app.core.middleware.hosts import HostMiddleware
 from app.core.observability.metric_files import AllocatedDict
 from app.core.observability.metrics_endpoint import WorkersCollector
-from tests.conftest import MakeClient
+from tests.conftest import MakeClient, MakeSettings
+from tests.sample import router as things
 from tests.support.overrides import overridden
 from tests.support.routes import serve
 
@@ -71,14 +72,16 @@ def test_every_override_is_in_the_table() -> None:
 
 
 def test_each_override_is_called_by_its_library(
-    callers: dict[str, set[str]], make_client: MakeClient, tmp_path: Path
+    callers: dict[str, set[str]], make_settings: MakeSettings, tmp_path: Path
 ) -> None:
-    client = make_client(trusted_hosts=("testserver",))
-    thing = client.post("/things", json={"name": "Lamp", "price": 1}).json()
-    assert client.get(f"/things/{thing['id']}").status_code == 200
-    _things()
-    serve(client, "/statements", _execute_in_each_way, Mode.TRANSACTION)
-    assert client.get("/statements").status_code == 200
+    app = Application(make_settings(trusted_hosts=("testserver",)))  # without what `app.main` may add
+    app.include_router(things.router)
+    with TestClient(app) as client:
+        thing = client.post("/things", json={"name": "Lamp", "price": 1}).json()
+        assert client.get(f"/things/{thing['id']}").status_code == 200
+        _things()
+        serve(client, "/statements", _execute_in_each_way, Mode.TRANSACTION)
+        assert client.get("/statements").status_code == 200
     with closing(AllocatedDict(str(tmp_path / "counter_0.db"))) as file:
         file.read_value("key")  # type: ignore[no-untyped-call]
 
