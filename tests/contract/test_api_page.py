@@ -105,4 +105,5 @@ def test_the_page_has_every_operation_and_every_error_code() -> None:
         assert operation in console_blocks()
     codes = {kind.code for kind in error_classes()}
     assert {"ITEM_NOT_FOUND", "PRECONDITION_FAILED", "DATABASE_ERROR"} <= codes
-    assert [code for code in sorted(codes) if f"`{code}`" not in page] == []
+    missing = [code for code in sorted(codes) if f"`{code}`" not in page]
+    assert missing == [], "list these codes in docs/api.md, for clients"

@@ -137,6 +137,12 @@ async def broken(websocket: WebSocket) -> None:
     raise RuntimeError("broken on purpose")
 
 
+@app.websocket("/ws/error/{status}")
+async def error_after_accept(websocket: WebSocket, status: int) -> None:
+    await websocket.accept()
+    raise HTTPException(status)
+
+
 @app.websocket("/ws/deaf")
 async def deaf(websocket: WebSocket) -> None:
     """Never receive, and never notice that the client has gone."""

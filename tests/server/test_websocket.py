@@ -205,6 +205,22 @@ def test_an_application_that_fails_closes_with_1011_and_logs_it_once(service: Se
     assert len(errors) == 1
 
 
+@pytest.mark.parametrize(("status", "code", "reason"), [(404, 1008, "Not Found"), (503, 1011, "Service Unavailable")])
+def test_an_error_with_a_status_closes_an_accepted_websocket(
+    service: Service, status: int, code: int, reason: str
+) -> None:
+    with (
+        websocket(service, f"/ws/error/{status}", f"error-{status}") as client,
+        pytest.raises(ConnectionClosed) as caught,
+    ):
+        client.recv(timeout=60)
+    assert caught.value.rcvd is not None
+    assert (caught.value.rcvd.code, caught.value.rcvd.reason) == (code, reason)
+    eventually(lambda: access_lines(service, f"error-{status}"))
+    [line] = service.lines_of(f"error-{status}")
+    assert (line["status"], line["close_code"]) == (101, code)
+
+
 def test_websockets_beyond_the_limit_are_503(start: Start) -> None:
     service = start(app=APP, MAX_STREAMS=1)
     with websocket(service, "/ws"):

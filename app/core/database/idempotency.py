@@ -171,11 +171,17 @@ class Results:
                 f"{name}: the result of a transaction with a key is stored, so return a pydantic model "
                 "(for example `schemas.Order.model_validate(order)`) or what else pydantic can serialise"
             ) from error
+        self._name = name
         self._model = returned if isinstance(returned, type) and issubclass(returned, BaseModel) else None
 
     def to_json(self, result: Any) -> str:  # noqa: ANN401
-        """Write a result."""
-        return self._adapter.dump_json(result).decode()
+        """Write a result that can be read back: a replay that cannot would fail after the commit."""
+        stored = self._adapter.dump_json(result)
+        try:
+            self._adapter.validate_json(stored)
+        except ValidationError as error:
+            raise TypeError(f"{self._name}: what is stored of its result lacks what its type requires") from error
+        return stored.decode()
 
     def from_json(self, stored: str) -> Any:  # noqa: ANN401
         """Read a result; what an earlier version of the service has stored is returned as it was."""

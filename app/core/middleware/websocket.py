@@ -1,6 +1,7 @@
 """Give every WebSocket its trace id, its access line and its metrics."""
 
 import asyncio
+import http.client
 from time import perf_counter
 
 from starlette.datastructures import MutableHeaders
@@ -15,6 +16,8 @@ from app.core.observability.trace_id import set_trace_id, trace_id_of
 # Close codes of RFC 6455, section 7.4.1.
 _NO_CODE = 1005
 _ABNORMAL = 1006
+_POLICY_VIOLATION = 1008
+_INTERNAL_ERROR = 1011
 
 
 class WebSocketExchange:
@@ -78,6 +81,11 @@ class WebSocketExchange:
 
     async def _start_response(self, message: Message) -> None:
         """Send the head of a response to a handshake that is rejected; a library's plain text becomes an error body."""
+        if self._status == 101:
+            # An exception handler has answered an error as it does for a request: here it ends the WebSocket.
+            self._replaced = True
+            await self.send(_close_for(message["status"]))
+            return
         self._status = message["status"]
         headers = MutableHeaders(raw=list(message["headers"]))
         if headers.get("content-type", "").startswith("application/"):
@@ -108,3 +116,9 @@ class WebSocketExchange:
             stream=self._status == 101,
             details=details,
         )
+
+
+def _close_for(status: int) -> Message:
+    """Make the message that closes a WebSocket for an error with this status; its phrase is the reason."""
+    code = _INTERNAL_ERROR if status >= 500 else _POLICY_VIOLATION
+    return {"type": "websocket.close", "code": code, "reason": http.client.responses.get(status, "")}

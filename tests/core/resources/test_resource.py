@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Annotated
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from sqlalchemy import Connection, text
 
 from app.core.api import RequestBody
@@ -122,6 +123,25 @@ def buy(connection: Connection, name: str) -> Receipt:
 @transaction
 def returns_a_row(connection: Connection) -> Connection:
     return connection
+
+
+class Lossy(BaseModel):
+    """What is stored of it lacks what it requires."""
+
+    version: Annotated[int, Field(exclude=True)]
+
+
+@transaction
+def returns_less_than_it_requires(connection: Connection) -> Lossy:
+    connection.execute(text("INSERT INTO things (name, price) VALUES ('Lost', 1)"))
+    return Lossy(version=1)
+
+
+async def test_a_result_that_could_not_be_replayed_is_not_committed(db: Database, sql: SQL) -> None:
+    with pytest.raises(TypeError, match=r"returns_less_than_it_requires: what is stored of its result lacks"):
+        await returns_less_than_it_requires(db.once(once("k")))
+
+    assert sql("SELECT count(*) FROM things") == [(0,)]
 
 
 async def test_a_transaction_happens_once_for_a_key(db: Database, sql: SQL) -> None:
