@@ -81,18 +81,6 @@ _MENTIONS = {
         (r' or \["items:read", "items:write"\]', " or []"),
     ),
 }
-# The files that it changed: all others are as the copy wrote them.
-_NEWEST_MERGE = (
-    "log",
-    "-1",
-    "--first-parent",
-    "--merges",
-    "-m",
-    "--no-renames",
-    "--name-only",
-    "--relative",
-    "--format=",
-)
 LINK = re.compile(r"\[([^]]*)\]\((?!\w+:|#)([^)#\s]+)(?:#[^)]*)?\)")
 ROW = re.compile(r"^\s*(\||[-*] |\d+\. )")
 
@@ -108,7 +96,7 @@ def main() -> None:
     for kind in gone:
         _remove(_merged(REMOVED[kind]) if kind in before else REMOVED[kind])
     again = old == arguments.name
-    brought = set(_git(*_NEWEST_MERGE).splitlines()) if again else set()
+    brought = _brought() if again else set()
     for file in _text_files():
         is_own = again and str(file.relative_to(ROOT)) not in brought
         if not is_own or gone != before:
@@ -175,6 +163,18 @@ def _merged(patterns: Iterable[str]) -> list[str]:
     """List the files that a merge added, so that files of the copy's own remain."""
     added = ("--first-parent", "--merges", "-m", "--diff-filter=A", "--no-renames", "--name-only", "--relative")
     return sorted(set(_git("log", *added, "--format=", "--", *patterns).splitlines()) - {""})
+
+
+def _brought() -> set[str]:
+    """List the files that the newest merge of a release changed; all others are as the copy wrote them."""
+    adopted = _git("log", "--format=%H", "--diff-filter=A", "--", ".gitattributes").split()[-1]
+    own = {adopted, *_git("rev-list", "--ancestry-path", f"{adopted}..HEAD").split()}
+    for line in _git("log", "--first-parent", "--merges", "--format=%H %P").splitlines():
+        merge, before, merged = line.split()[:3]
+        if merged not in own:  # not a branch of the copy's
+            changed = _git("diff", "-z", "--name-only", "--no-renames", "--relative", before, merge)
+            return set(changed.split("\0"))
+    return set()
 
 
 def _text_files() -> Iterator[Path]:

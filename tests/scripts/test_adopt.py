@@ -242,6 +242,12 @@ def test_what_a_release_brings_back_is_removed(template: Path, copy: Path, optio
         [] if options else ["items_have_a_colour.py"]
     )
     assert "already" in execute(copy, "scripts/adopt", "orders-service")
+    git(copy, "switch", "--quiet", "--create", "later")
+    (copy / "docs/later.md").write_text(f"{__title__}\n")
+    commit(copy, "Later")
+    git(copy, "switch", "--quiet", "-")
+    git(copy, "merge", "--quiet", "--no-ff", "--message", "Merge later", "later")
+    assert "already" in execute(copy, "scripts/adopt", "orders-service")
 
 
 def test_a_copy_of_a_later_release_has_one_version(template: Path, copy: Path) -> None:
