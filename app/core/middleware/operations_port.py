@@ -38,4 +38,5 @@ class OperationsPortMiddleware:
 
 
 def _is_operational(path: str) -> bool:
+    path = path.rstrip("/")  # a redirect to the path without it would tell that there is one
     return path in PROBE_PATHS or path in _DOCUMENTATION or path.startswith("/docs/")

@@ -31,6 +31,7 @@ def test_each_port_serves_its_own_paths_only(service: Service) -> None:
         assert service.client.get(f"{service.operations_url}{path}").status_code == 200, path
         answer = service.client.get(path)
         assert (answer.status_code, answer.json()["detail"]["code"]) == (404, "NOT_FOUND"), path
+        assert service.client.get(f"{path}/").status_code == 404, path
     assert service.client.get("/things").status_code == 200
     assert service.client.get(f"{service.operations_url}/things").status_code == 404
     assert service.client.post(f"{service.operations_url}/things", json={}).status_code == 404
