@@ -95,7 +95,7 @@ def main() -> None:
     gone = before | {"template"} | ({"items"} if arguments.without_items else set())
     for kind in gone:
         _remove(_merged(REMOVED[kind]) if kind in before else REMOVED[kind])
-    again = old == arguments.name
+    again = bool(before) and old == arguments.name
     brought = _brought() if again else set()
     for file in _text_files():
         is_own = again and str(file.relative_to(ROOT)) not in brought

@@ -128,6 +128,14 @@ def test_a_second_time_says_what_it_did(copy: Path) -> None:
     assert execute(copy, "scripts/adopt", "sales-service").startswith("adopt: orders-service is now sales-service.")
 
 
+def test_a_copy_may_keep_the_name_of_the_template(copy: Path) -> None:
+    execute(copy, "scripts/adopt", __title__)
+    commit(copy, "Adopt")
+
+    assert not (copy / "bench").exists()
+    assert "already" in execute(copy, "scripts/adopt", __title__)
+
+
 def test_a_name_that_contains_the_template_s_is_not_replaced_again(copy: Path) -> None:
     execute(copy, "scripts/adopt", f"line-{__title__}")
     commit(copy, "Adopt")
