@@ -6,12 +6,14 @@ Only the standard library is used, since this runs before anything is installed.
 import argparse
 import re
 import shutil
-import subprocess
 import sys
 import tomllib
 from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 from pathlib import Path
+
+from lib.history import git, merged_files, newest_changes, template_files
 
 ROOT = Path(__file__).resolve().parents[1]
 TEMPLATE = "-".join(("items", "service"))  # noqa: FLY002 - as one word it would be replaced in a copy
@@ -32,7 +34,7 @@ REMOVED = {
         "alembic/versions/0*_items*.py",  # numbers from 1001 on are the copy's own
         "app/items",
         "docs/adr/0010-schemathesis-and-state.md",
-        "docs/api.md",
+        "docs/items.md",
         "schemathesis.toml",
         "scripts/lib/demo.py",
         "scripts/load-items",
@@ -72,14 +74,13 @@ _MENTIONS = {
     "README.md": (
         (r"^  items/ .*\n", ""),
         (r"; --demo fills in some data", ""),
+        (r"items:read(.*)/items$", r"orders:read\1/orders"),  # the resource of the next section
     ),
+    "scripts/run": ((r"^# +scripts/run --demo .*\n", ""),),
+    "scripts/serve.py": ((r"^ +scripts/run --demo .*\n", ""),),
     "docs/configuration.md": ((r"^\| `INVENTORY_URL` .*\n", ""),),
     ".env.example": ((r"^# .*\n# INVENTORY_URL=\n\n", ""),),
     "docker-compose.yml": ((r"^ +INVENTORY_URL: .*\n", ""),),
-    "scripts/issue_token.py": (
-        (r"; default: every scope of items", ""),
-        (r' or \["items:read", "items:write"\]', " or []"),
-    ),
 }
 LINK = re.compile(r"\[([^]]*)\]\((?!\w+:|#)([^)#\s]+)(?:#[^)]*)?\)")
 ROW = re.compile(r"^\s*(\||[-*] |\d+\. )")
@@ -88,29 +89,36 @@ ROW = re.compile(r"^\s*(\||[-*] |\d+\. )")
 def main() -> None:
     """Adopt, or exit with a message of one line."""
     arguments = _arguments()
-    if _git("status", "--porcelain"):
+    if git("status", "--porcelain"):
         sys.exit("adopt: there are uncommitted changes; commit or stash them first")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     old, before = project["project"]["name"], frozenset(project["tool"]["adopt"]["removed"])
     gone = before | {"template"} | ({"items"} if arguments.without_items else set())
     for kind in gone:
-        _remove(_merged(REMOVED[kind]) if kind in before else REMOVED[kind])
-    again = bool(before) and old == arguments.name
-    brought = _brought() if again else set()
-    for file in _text_files():
-        is_own = again and str(file.relative_to(ROOT)) not in brought
-        if not is_own or gone != before:
-            _rewrite(file, set() if is_own else _names(file, old, arguments.name), arguments.name, gone)
+        _remove(merged_files(REMOVED[kind]) if kind in before else REMOVED[kind])
+    _rewrite_all(old, arguments.name, before, gone)
     if not before:
         _start(arguments.name)
     _set("pyproject.toml", "removed", str(sorted(gone)).replace("'", '"'))
-    _git("add", "--all")
+    git("add", "--all")
     _report(old, arguments.name, gone - before)
+
+
+def _rewrite_all(old: str, new: str, before: frozenset[str], gone: frozenset[str]) -> None:
+    """Rewrite what is the template's, or was brought by its newest release; a new name is written everywhere."""
+    brought = newest_changes() if before else set()
+    theirs = template_files() if before and gone != before else brought
+    for file in _text_files():
+        name = str(file.relative_to(ROOT))
+        has_old = old != new or not before or name in brought
+        _rewrite(
+            file, _names(file, old, new) if has_old else set(), new, gone if not before or name in theirs else set()
+        )
 
 
 def _report(old: str, new: str, kinds: frozenset[str]) -> None:
     """Say what is done, and what comes next."""
-    if not (changes := _git("diff", "--cached", "--name-status", "--no-renames").splitlines()):
+    if not (changes := git("diff", "--cached", "--name-status", "--no-renames").splitlines()):
         print(f"adopt: this is {new} already, and there is nothing to remove")
         return
     said = [f"{old} is now {new}"] if old != new else []
@@ -141,14 +149,6 @@ def _arguments() -> argparse.Namespace:
     return arguments
 
 
-def _git(*words: str) -> str:
-    try:
-        done = subprocess.run(["git", *words], cwd=ROOT, check=True, capture_output=True, text=True)
-    except (OSError, subprocess.CalledProcessError):
-        sys.exit("adopt: this is not a git work tree; run git init and commit first")
-    return done.stdout
-
-
 def _remove(patterns: Iterable[str]) -> None:
     for path in [path for pattern in patterns for path in ROOT.glob(pattern)]:
         if path.is_dir():
@@ -159,26 +159,8 @@ def _remove(patterns: Iterable[str]) -> None:
             path.rmdir()
 
 
-def _merged(patterns: Iterable[str]) -> list[str]:
-    """List the files that a merge added, so that files of the copy's own remain."""
-    added = ("--first-parent", "--merges", "-m", "--diff-filter=A", "--no-renames", "--name-only", "--relative")
-    return sorted(set(_git("log", *added, "--format=", "--", *patterns).splitlines()) - {""})
-
-
-def _brought() -> set[str]:
-    """List the files that the newest merge of a release changed; all others are as the copy wrote them."""
-    adopted = _git("log", "--format=%H", "--diff-filter=A", "--", ".gitattributes").split()[-1]
-    own = {adopted, *_git("rev-list", "--ancestry-path", f"{adopted}..HEAD").split()}
-    for line in _git("log", "--first-parent", "--merges", "--format=%H %P").splitlines():
-        merge, before, merged = line.split()[:3]
-        if merged not in own:  # not a branch of the copy's
-            changed = _git("diff", "-z", "--name-only", "--no-renames", "--relative", before, merge)
-            return set(changed.split("\0"))
-    return set()
-
-
 def _text_files() -> Iterator[Path]:
-    for name in _git("grep", "-Ilz", "").split("\0"):
+    for name in git("grep", "-Ilz", "").split("\0"):
         if (path := ROOT / name).is_file():
             yield path
 
@@ -196,14 +178,15 @@ def _spellings(name: str) -> list[str]:
     return [name, "_".join(words), " ".join(words).capitalize(), " ".join(words), "".join(map(str.capitalize, words))]
 
 
-def _rewrite(file: Path, names: set[str], new: str, gone: frozenset[str]) -> None:
+def _rewrite(file: Path, names: set[str], new: str, gone: AbstractSet[str]) -> None:
+    """Replace the names; in a file of the template also remove what it says of what is gone."""
     text = before = file.read_text(encoding="utf-8", errors="surrogateescape")
     for kind in gone:
         text = re.sub(BLOCK.format(kind=kind), "", text, flags=re.MULTILINE)
     for old in names:
         for theirs, ours in zip(_spellings(old), _spellings(new), strict=True):
             text = re.sub(rf"(?<!\w){re.escape(theirs)}(?![a-z0-9])", ours, text)
-    if file.suffix == ".md":
+    if gone and file.suffix == ".md":
         text = text.replace(" (`scripts/bench`)", "")
         text = "".join(_without_dead_links(file, line) for line in text.splitlines(keepends=True))
     if "items" in gone:

@@ -18,7 +18,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from jwt.algorithms import ECAlgorithm
 
-DATA = Path(__file__).resolve().parents[1] / ".data" / "token"
+ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT / ".data" / "token"
 KEY, KEYS = DATA / "private.pem", DATA / "keys.json"
 ISSUER, AUDIENCE, KEY_ID = "http://localhost/development", "development", "development"
 
@@ -38,26 +39,40 @@ def private_key() -> ec.EllipticCurvePrivateKey:
     return key
 
 
-def settings(key: ec.EllipticCurvePrivateKey) -> str:
+def settings(key: ec.EllipticCurvePrivateKey) -> dict[str, str]:
     """Write the public key beside the private one, and return the settings that accept its tokens."""
     jwk = {**ECAlgorithm.to_jwk(key.public_key(), as_dict=True), "kid": KEY_ID, "use": "sig", "alg": "ES256"}
     KEYS.write_text(json.dumps({"keys": [jwk]}))
-    return f"AUTH_ISSUER={ISSUER}\nAUTH_AUDIENCE={AUDIENCE}\nAUTH_JWKS_FILE={KEYS}"
+    return {"AUTH_ISSUER": ISSUER, "AUTH_AUDIENCE": AUDIENCE, "AUTH_JWKS_FILE": str(KEYS)}
+
+
+def every_scope(accepting: dict[str, str]) -> list[str]:
+    """List the scopes that the operations of the service need, with authentication on."""
+    os.environ.update(accepting, DATABASE_URL="postgresql://127.0.0.1/service")  # it is not used
+    sys.path.insert(0, str(ROOT))
+    from app.main import app  # noqa: PLC0415 - needs the settings and the path
+
+    operations = [operation for path in app.openapi()["paths"].values() for operation in path.values()]
+    needs = [need for operation in operations for need in operation.get("security", ())]
+    return sorted({scope for need in needs for scopes in need.values() for scope in scopes})
 
 
 def main() -> None:
     """Print the token, or the settings."""
     parser = argparse.ArgumentParser(prog="scripts/token", description=__doc__)
-    parser.add_argument("--scope", action="append", help="a scope; may be repeated; default: every scope of items")
+    parser.add_argument(
+        "--scope", action="append", help="a scope; may be repeated; default: every scope of the service"
+    )
     parser.add_argument("--subject", default="developer", help="the caller (%(default)s)")
     parser.add_argument("--seconds", type=int, default=3600, help="how long the token is valid (%(default)s)")
     parser.add_argument("--settings", action="store_true", help="print only the settings")
     arguments = parser.parse_args()
     key = private_key()
+    accepting = settings(key)
+    lines = "\n".join(f"{name}={value}" for name, value in accepting.items())
+    print(lines, file=None if arguments.settings else sys.stderr)
     if arguments.settings:
-        print(settings(key))
         return
-    print(settings(key), file=sys.stderr)
     now = int(time.time())
     claims = {
         "iss": ISSUER,
@@ -67,7 +82,7 @@ def main() -> None:
         "iat": now,
         "exp": now + arguments.seconds,
         "jti": secrets.token_hex(8),
-        "scope": " ".join(arguments.scope or ["items:read", "items:write"]),
+        "scope": " ".join(arguments.scope or every_scope(accepting)),
     }
     print(jwt.encode(claims, key, "ES256", {"typ": "at+jwt", "kid": KEY_ID}))
 

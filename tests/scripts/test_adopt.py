@@ -143,11 +143,26 @@ def test_a_name_that_contains_the_template_s_is_not_replaced_again(copy: Path) -
     assert "already" in execute(copy, "scripts/adopt", f"line-{__title__}")
 
 
+def test_what_the_copy_wrote_is_left_when_items_are_removed_later(copy: Path) -> None:
+    execute(copy, "scripts/adopt", "orders-service")
+    page = copy / "docs/own.md"
+    page.write_text(written := "- [Later](later.md)\n\n[Soon](soon.md), at orders-service\n")
+    commit(copy, "Adopt: a page with links to pages that come later")
+
+    execute(copy, "scripts/adopt", "orders-service", "--without-items")
+    assert page.read_text() == written
+    assert "items.md" not in (copy / "README.md").read_text()
+    commit(copy, "No items")
+    execute(copy, "scripts/adopt", "sales-service")
+    assert page.read_text() == written.replace("orders", "sales")
+
+
 @pytest.mark.parametrize("options", [(), ("--without-items",)])
 def test_the_pages_are_those_of_a_service(copy: Path, options: tuple[str, ...]) -> None:
     execute(copy, "scripts/adopt", "orders-service", *options)
 
     text = (copy / "README.md").read_text()
+    assert (copy / "docs/api.md").exists()
     words = ["to be copied", "Clone it", "scripts/bench", *(["items", "load-items", "--demo"] if options else [])]
     assert [word for word in words if re.search(rf"{word}\b", text)] == []
     assert "\n\n\n" not in text
@@ -159,7 +174,14 @@ def test_without_items_the_application_is_whole(copy: Path) -> None:
     execute(copy, "scripts/adopt", "orders-service", "--without-items")
 
     assert git(copy, "grep", "-nE", "app.items|[\"'(]/items", "--", "app", "tests", "pyproject.toml", status=1) == ""
-    pages = ("docs/architecture.md", "docs/deploy.md", "docker-compose.yml")
+    pages = (
+        "docs/api.md",
+        "docs/architecture.md",
+        "docs/deploy.md",
+        "docs/reliability.md",
+        "docs/adr",
+        "docker-compose.yml",
+    )
     assert git(copy, "grep", "-nwE", "items?", "--", *pages, status=1) == ""
     tools = '^ *(import|from|") *(hypothesis|schemathesis)'
     assert git(copy, "grep", "-nE", tools, "--", "app", "tests", "pyproject.toml", status=1) == ""

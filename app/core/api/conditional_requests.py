@@ -155,7 +155,7 @@ async def _conditions(request: Request, response: Response) -> ConditionalReques
 
 
 Conditions = Annotated[ConditionalRequest, Depends(_conditions)]
-"""For a handler: `return conditions.checked(await items.get(db, item_id))`."""
+"""For a handler: `return conditions.checked(await orders.get(db, order_id))`."""
 
 
 def _names(tags: frozenset[str], version: int) -> bool:

@@ -57,4 +57,4 @@ async def _idempotency_key(request: Request, response: Response) -> Once | None:
 
 
 IdempotencyKey = Annotated[Once | None, Depends(_idempotency_key)]
-"""The key of a request, if it has one: `await items.insert(db.once(key), item)`."""
+"""The key of a request, if it has one: `await orders.insert(db.once(key), order)`."""

@@ -222,4 +222,4 @@ async def get_database(connection: HTTPConnection) -> Database:
 
 
 DB = Annotated[Database, Depends(get_database)]
-"""The database, for a handler: `await items.get(db, item_id)`."""
+"""The database, for a handler: `await orders.get(db, order_id)`."""

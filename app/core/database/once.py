@@ -19,7 +19,7 @@ class Once:
     key
         Chosen by the caller.
     operation
-        For example `POST /items`.
+        For example `POST /orders`.
     on_replay
         Called where the operation has happened before.
     """
