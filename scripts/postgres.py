@@ -4,7 +4,7 @@
 of them ends, even if it was killed. A keeper process does that: it starts the server, restarts it after a crash, and
 waits for the lock `users`, of which every user holds a share while it runs.
 
-A folder contains `cluster`, the data; `service-password` of the service's role, and `password` of the superuser (mode
+A folder contains `cluster`, the data; `service-password` of the service's role, and `superuser-password` (mode
 600, since other users of the machine can reach the port); `log`; `port`, the last one; and the locks.
 
     python scripts/postgres.py url                prints the URL of the server of scripts/run
@@ -46,7 +46,7 @@ def running(data: Path, *, durable: bool = True) -> Iterator[str]:
     Yields
     ------
     str
-        The URL of the database `items`, as a role that owns it and is not a superuser.
+        The URL of the database, as a role that owns it and is not a superuser.
 
     Raises
     ------

@@ -60,9 +60,14 @@ class Cluster:
         return self.data / "paused"
 
     @property
+    def former_password(self) -> Path:
+        """The superuser's password in a folder of an earlier release, whose roles and database had other names."""
+        return self.data / "password"
+
+    @property
     def password(self) -> Path:
         """The superuser's password."""
-        return self.data / "password"
+        return self.data / "superuser-password"
 
     @property
     def service_password(self) -> Path:
@@ -71,11 +76,14 @@ class Cluster:
 
     def url(self, port: int) -> str:
         """Return the URL for the service."""
-        return roles.url(roles.SERVICE, self.service_password, port)
+        database = roles.FORMER if self.former_password.exists() else roles.DATABASE
+        return roles.url(roles.SERVICE, self.service_password, port, database)
 
     def superuser_url(self, port: int) -> str:
         """Return the URL for what only a superuser may do."""
-        return roles.url(roles.SUPERUSER, self.password, port)
+        if self.former_password.exists():
+            return roles.url(roles.FORMER, self.former_password, port, roles.FORMER)
+        return roles.url(roles.SUPERUSER, self.password, port, roles.DATABASE)
 
     def major(self) -> int | None:
         """Return the major version that created the data."""
@@ -106,7 +114,8 @@ class Cluster:
             return
         new = self.data / "cluster.new"
         shutil.rmtree(new, ignore_errors=True)
-        self.service_password.unlink(missing_ok=True)
+        for password in (self.former_password, self.service_password):
+            password.unlink(missing_ok=True)
         account.choose(self.data, binaries.choose(None))  # gives it the folder, so that it can read the password
         roles.write_password(self.password)
         options = ["--encoding=UTF8", "--no-locale", "--data-checksums", "--auth=scram-sha-256"]

@@ -8,8 +8,9 @@ import psycopg2
 
 from lib.binaries import PostgresError
 
-SUPERUSER = DATABASE = "items"
-SERVICE = "service"
+SUPERUSER, SERVICE, DATABASE = "postgres", "service", "service"
+FORMER = "items"
+"""The superuser and the database in a data folder of an earlier release."""
 # What the superuser owns in a data folder of an earlier release, whose service was the superuser; PostgreSQL itself
 # can give the service only what belongs to other roles (REASSIGN OWNED). 10 is the role that `initdb` made.
 GIVE = f"""
@@ -42,9 +43,9 @@ END $$
 """  # noqa: S608 - a constant
 
 
-def url(role: str, password: Path, port: int) -> str:
-    """Return the URL of the database, as one of the two roles."""
-    return f"postgresql://{role}:{password.read_text()}@127.0.0.1:{port}/{DATABASE}"
+def url(role: str, password: Path, port: int, database: str) -> str:
+    """Return the URL of a database, as one of the roles."""
+    return f"postgresql://{role}:{password.read_text()}@127.0.0.1:{port}/{database}"
 
 
 def write_password(file: Path) -> None:
@@ -75,7 +76,8 @@ def make_service(superuser_url: str, password: Path) -> None:
                 cursor.execute("SELECT FROM pg_roles WHERE rolname = %s", (SERVICE,))
                 verb = "ALTER" if cursor.rowcount else "CREATE"
                 cursor.execute(f"{verb} ROLE {SERVICE} LOGIN PASSWORD %s", (new.read_text(),))
-                cursor.execute(f"ALTER DATABASE {DATABASE} OWNER TO {SERVICE}")
+                database = connection.info.dbname
+                cursor.execute(f"ALTER DATABASE {database} OWNER TO {SERVICE}")
                 cursor.execute(GIVE)
         finally:
             connection.close()

@@ -196,7 +196,7 @@ def test_only_its_owner_gets_in(data: Path) -> None:
             ask(url.replace(password, "guess"), "SELECT 1")
         with pytest.raises(psycopg2.OperationalError):
             ask(url.replace(f":{password}", ""), "SELECT 1")
-        for name in ("password", "service-password"):
+        for name in ("superuser-password", "service-password"):
             assert stat.S_IMODE((data / name).stat().st_mode) == 0o600
         assert stat.S_IMODE((data / "cluster").stat().st_mode) == 0o700
 
@@ -219,7 +219,7 @@ def test_data_of_another_version_is_refused_in_one_line(data: Path, monkeypatch:
 
 def test_a_server_that_cannot_start_is_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "cluster.new").touch()  # in the way of the new cluster
-    (tmp_path / "password").mkdir()
+    (tmp_path / "superuser-password").mkdir()
     with pytest.raises(postgres.PostgresError) as refusal, postgres.running(tmp_path):
         pass
     assert "\n" not in str(refusal.value)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import LiteralString
+from urllib.parse import urlsplit
 
 import psycopg2
 import pytest
@@ -17,6 +18,7 @@ from tests.support.cluster import migrate, query
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 # A data folder of an earlier release: its service was the superuser, and owned everything.
+NAMES: tuple[LiteralString, ...] = ("ALTER DATABASE service RENAME TO items", "ALTER ROLE postgres RENAME TO items")
 FORMER = """
 CREATE TABLE former (id bigint GENERATED ALWAYS AS IDENTITY, word text);
 CREATE SEQUENCE counted;
@@ -48,7 +50,7 @@ def data(tmp_path: Path) -> Path:
         "SELECT lo_import('/etc/passwd')",
         "ALTER SYSTEM SET archive_command = 'id'",
         "ALTER ROLE CURRENT_USER SUPERUSER",
-        "SET ROLE items",
+        "SET ROLE postgres",
         "CREATE FUNCTION f() RETURNS int LANGUAGE c AS '/tmp/f.so'",
         "CREATE DATABASE another",
     ],
@@ -60,7 +62,13 @@ def test_the_service_has_no_rights_beyond_its_database(own_database_url: str, at
 
 def test_a_database_of_an_earlier_release_becomes_the_service_s(data: Path) -> None:
     with postgres.running(data, durable=False):
-        query(postgres.superuser_url(data), FORMER)
+        superuser = urlsplit(postgres.superuser_url(data))
+        query(superuser.geturl(), FORMER)
+        query(superuser.geturl(), "CREATE ROLE another SUPERUSER LOGIN PASSWORD 'another'")
+        another = superuser._replace(netloc=f"another:another@127.0.0.1:{superuser.port}", path="/postgres")
+        for statement in NAMES:
+            query(another.geturl(), statement)
+        (data / "superuser-password").rename(data / "password")
         (data / "service-password").unlink()
         # This user leaves while the server runs: the next one is a release that knows the new role.
         with postgres.running(data, durable=False) as url:
@@ -72,6 +80,8 @@ def test_a_database_of_an_earlier_release_becomes_the_service_s(data: Path) -> N
             query(url, "INSERT INTO former (word) VALUES ('kept')")
             migrate(url)
             assert query(url, "SELECT word FROM former") == [("kept",)]
+    with postgres.running(data, durable=False) as url:
+        assert query(url, "SELECT word FROM former") == [("kept",)]
 
 
 @needs_root
