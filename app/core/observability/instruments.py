@@ -15,7 +15,6 @@ from prometheus_client import (
     Gauge,
     Histogram,
     disable_created_metrics,
-    values,
 )
 
 from app import __version__
@@ -23,9 +22,7 @@ from app.core.observability.metric_files import use_allocated_files
 
 MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR" in os.environ
 if MULTIPROCESS:
-    use_allocated_files()
-    _slot = os.environ.get("METRICS_SLOT", str(os.getpid()))
-    values.ValueClass = values.MultiProcessValue(process_identifier=lambda: _slot)  # type: ignore[no-untyped-call]
+    use_allocated_files(os.environ.get("METRICS_SLOT", str(os.getpid())))
 
 # It reports only the process that is scraped; `process_sampler` reports all workers.
 REGISTRY.unregister(PROCESS_COLLECTOR)

@@ -8,12 +8,18 @@ scrape does not see them.
 import logging
 import mmap
 import os
+import struct
+from threading import Lock
+from typing import Any
 
 from prometheus_client import values
 from prometheus_client.mmap_dict import MmapedDict
 
 _SIZE = 64 * 1024
 """Bytes of a new file; it is doubled when it is full."""
+
+_NUMBERS = struct.Struct("dd")
+"""A value and its time, as the library writes them."""
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +64,30 @@ def _allocate(filename: str, size: int) -> bool:
     return True
 
 
-def use_allocated_files() -> None:
-    """Have `prometheus_client` keep its values in allocated files."""
+def use_allocated_files(slot: str) -> None:
+    """Have `prometheus_client` keep the values of this process in allocated files, named by a slot."""
     values.MmapedDict = AllocatedDict  # type: ignore[attr-defined]
+    library: Any = values.MultiProcessValue(process_identifier=lambda: slot)  # type: ignore[no-untyped-call]
+    lock, pack = Lock(), _NUMBERS.pack
+
+    class Value(library):  # type: ignore[misc]
+        """A value in a file. The library's own asks for its file's name and place in it with each change."""
+
+        _value: float
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - the library's
+            super().__init__(*args, **kwargs)
+            place: int = self._file._positions[self._key]  # noqa: SLF001
+            self._place = slice(place, place + _NUMBERS.size)
+
+        def inc(self, amount: float) -> None:
+            with lock:
+                self._value = value = self._value + amount
+                self._file._m[self._place] = pack(value, 0.0)  # noqa: SLF001
+
+        def set(self, value: float, timestamp: float | None = None) -> None:
+            with lock:
+                self._value, self._timestamp = value, timestamp or 0.0
+                self._file._m[self._place] = pack(value, self._timestamp)  # noqa: SLF001
+
+    values.ValueClass = Value
