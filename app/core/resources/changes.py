@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ARRAY, BigInteger, Boolean, Connection, Row, Table, any_, bindparam, delete, update
+from sqlalchemy import ARRAY, BigInteger, Boolean, Connection, Table, any_, bindparam, delete, update
 
 from app.core.api.conditional_requests import ConditionalRequest, PreconditionFailed, Preconditions
 from app.core.resources.updates import Update, Updates
@@ -31,7 +31,7 @@ class Changes:
         Makes the updates that share a statement.
     """
 
-    def __init__(self, table: Table, names: Sequence[str], find: Callable[[Connection, int], Row[Any]]) -> None:
+    def __init__(self, table: Table, names: Sequence[str], find: Callable[[Connection, int], Any]) -> None:
         self._updates = Updates(table, names)
         self.update_each = self._updates.run  # kept, because batches are told apart by it
         this = table.c.id == bindparam("this_id", type_=BigInteger)
@@ -54,7 +54,7 @@ class Changes:
         update = Update(row_id, version, changes)
         return update if self._updates.can_share(update) else None
 
-    def update(self, connection: Connection, row_id: int, changes: Mapping[str, Any], given: Conditional) -> Row[Any]:
+    def update(self, connection: Connection, row_id: int, changes: Mapping[str, Any], given: Conditional) -> Any:  # noqa: ANN401 - a row
         """Change what `changes` names, or nothing where it is empty, and return the row."""
         conditions = _preconditions(given)
         if not changes:
@@ -63,7 +63,7 @@ class Changes:
         row = connection.execute(statement, {"this_id": row_id, **parameters, **changes}).one_or_none()
         if row is None:
             raise self.reason(connection, row_id, conditions)
-        return row
+        return self._updates.row(row)
 
     def delete(self, connection: Connection, row_id: int, given: Conditional) -> None:
         """Delete a row."""
@@ -97,7 +97,7 @@ class Changes:
             parameters |= {"if_none_match": _versions(none_match), "if_none_match_star": "*" in (none_match or ())}
         return made, parameters
 
-    def _checked(self, connection: Connection, row_id: int, conditions: Preconditions) -> Row[Any]:
+    def _checked(self, connection: Connection, row_id: int, conditions: Preconditions) -> Any:  # noqa: ANN401
         row = self._find(connection, row_id)
         if not conditions.hold(row.version):
             raise PreconditionFailed

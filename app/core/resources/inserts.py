@@ -11,6 +11,8 @@ from sqlalchemy import ARRAY, Column, ColumnElement, Computed, Integer, Table, T
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.sql.selectable import TextualSelect
 
+from app.core.resources.rows import row_class
+
 QUESTION = "question_of_row"
 """The column that says which of several questions a row belongs to, from 1 on."""
 _KEYS = (
@@ -31,6 +33,11 @@ class Inserts:
         Its primary key is `id`, an identity.
     given
         The columns that have values; the others have their defaults.
+
+    Attributes
+    ----------
+    row
+        Makes a row of the values of all columns.
     """
 
     def __init__(self, table: Table, given: Sequence[str]) -> None:
@@ -43,6 +50,7 @@ class Inserts:
             has_value = known.name in {"id", *given} or known.server_default is not None
             if not known.nullable and not has_value:
                 raise TypeError(f"{known} may not be null: insert a value, or give it a server_default")
+        self.row: Any = row_class(table)
         self._all = ", ".join(quote(known.name) for known in table.c)
         self.plain = self._plain()
         self.once = self._once()

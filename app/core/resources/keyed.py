@@ -17,6 +17,8 @@ from app.core.resources.inserts import QUESTION, Inserts
 
 _TRIES = 3
 """A key that expires while it is looked at is tried again."""
+_BEFORE = 3
+"""Columns of a replay before those of the table."""
 _SHARED_LOCK_TIMEOUT = 50
 """Milliseconds that a shared statement waits for a key that is in use: then each of its keys is tried by itself."""
 
@@ -39,10 +41,10 @@ class Asked:
 class Inserted:
     """The new rows in the order given, or those of the first time."""
 
-    new: Sequence[Row[Any]]
+    new: Sequence[Any]
     replayed: bool
 
-    def rows(self, asked: Asked) -> Sequence[Row[Any]]:
+    def rows(self, asked: Asked) -> Sequence[Any]:
         """Return the rows, and tell the request if they are a replay."""
         if self.replayed:
             asked.once.on_replay()
@@ -90,7 +92,8 @@ def _insert(connection: Connection, inserts: Inserts, asked: Sequence[Asked]) ->
         raise
     finally:
         rewrite_statement.set(None)
-    return {asked[number - 1].key: found for number, found in _by_question(rows).items()}
+    found = {number: [inserts.row(row[1:]) for row in new] for number, new in _by_question(rows).items()}
+    return {asked[number - 1].key: new for number, new in found.items()}
 
 
 def _replays(connection: Connection, inserts: Inserts, asked: Sequence[Asked]) -> Mapping[int, Inserted | Exception]:
@@ -100,7 +103,7 @@ def _replays(connection: Connection, inserts: Inserts, asked: Sequence[Asked]) -
         if not rows[0].same and not rows[0].expired:
             answers[number - 1] = IdempotencyKeyReused()
         elif not rows[0].expired:
-            answers[number - 1] = Inserted(rows, replayed=True)
+            answers[number - 1] = Inserted([inserts.row(row[_BEFORE:]) for row in rows], replayed=True)
     return answers
 
 

@@ -1,7 +1,7 @@
 """The statements that read pages: one, or several that are asked for at the same time."""
 
 from collections.abc import Mapping, Sequence
-from operator import is_, itemgetter
+from operator import is_
 from typing import Any
 
 from sqlalchemy import (
@@ -20,6 +20,7 @@ from sqlalchemy import (
 from sqlalchemy.sql import func, true
 
 from app.core.resources.inserts import QUESTION
+from app.core.resources.rows import row_class
 
 SHARED_ROWS = 20
 """Pages of at most so many rows share a statement: a hundred of them are read in some milliseconds."""
@@ -45,7 +46,7 @@ class PageStatement:
         self._last = {} if first else {f"page_last_{number}": key.type for number, key in enumerate(self._keys)}
         self.shareable = not filters and _has_index(table, self._keys)
         self._one = self._page([bindparam(name, type_=kind) for name, kind in self._last.items()])
-        self._row = _row_class(table)
+        self._row = row_class(table)
         self._many = self._pages() if self.shareable and not first else None
 
     def read(
@@ -96,9 +97,3 @@ def _has_index(table: Table, keys: Sequence[ColumnElement[Any]]) -> bool:
     whole = (index for index in table.indexes if index.dialect_options["postgresql"]["where"] is None)
     indexed: list[Sequence[Any]] = [list(table.primary_key), *(index.expressions for index in whole)]
     return any(len(known) >= len(keys) and all(map(is_, known, keys)) for known in indexed)
-
-
-def _row_class(table: Table) -> type[tuple[Any, ...]]:
-    """Make the class of a page's rows: SQLAlchemy's `Row` takes three times as long to find an attribute."""
-    columns = {key: property(itemgetter(number)) for number, key in enumerate(table.c.keys())}
-    return type("Row", (tuple,), {"__slots__": (), **columns})

@@ -1,7 +1,7 @@
 """A table as a resource: get, list, insert, update and delete, each one statement.
 
-Rows are tuples, except in lists SQLAlchemy's: they have the columns of the mapped class as attributes, and are typed as
-the class. They belong to no session, so they have no relationships; what needs those is a store function of its own.
+Rows are tuples with the columns of the mapped class as attributes, and are typed as the class. They belong to no
+session, so they have no relationships; what needs those is a store function of its own.
 """
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -120,8 +120,9 @@ class Resource(Generic[M, C, U, Q]):
         return row
 
     def _get_each(self, connection: Connection, ids: Sequence[int]) -> Sequence[M | None]:
-        rows = {row.id: row for row in connection.execute(self._by_ids, {"ids": list(set(ids))})}
-        return [cast("M | None", rows.get(row_id)) for row_id in ids]
+        found = connection.execute(self._by_ids, {"ids": list(set(ids))})
+        rows = {row.id: row for row in map(self._inserts.row, found)}
+        return [rows.get(row_id) for row_id in ids]
 
     @overload
     def insert(self, db: Database | Keyed, row: C) -> Coroutine[Any, Any, M]: ...
@@ -149,7 +150,7 @@ class Resource(Generic[M, C, U, Q]):
         return run_on(db, self._insert_each, rows, session=False)
 
     def _insert_each(self, connection: Connection, rows: Sequence[C]) -> Sequence[M]:
-        return cast("Sequence[M]", connection.execute(self._inserts.plain, self._inserts.values(rows)).all())
+        return [*map(self._inserts.row, connection.execute(self._inserts.plain, self._inserts.values(rows)))]
 
     async def _insert_once(self, db: Keyed, row: C) -> M:
         asked = Asked(db.key, db.key.fingerprint(row), [row])

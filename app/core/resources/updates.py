@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ARRAY, BigInteger, Boolean, Connection, Row, Table, bindparam, text
+from sqlalchemy import ARRAY, BigInteger, Boolean, Connection, Table, bindparam, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.selectable import TextualSelect
 from sqlalchemy.types import TypeEngine
 
 from app.core.database.errors import LOCK_TIMEOUT, sqlstate_of
 from app.core.resources.inserts import quote, type_of
+from app.core.resources.rows import row_class
 
 _LOCK_TIMEOUT = 50
 """Milliseconds that a shared statement waits for a row. PostgreSQL looks for deadlocks after 1,000."""
@@ -42,6 +43,7 @@ class Updates:
 
     def __init__(self, table: Table, names: Sequence[str]) -> None:
         self._columns = [table.c[name] for name in names]
+        self.row: Any = row_class(table)
         self._names = frozenset(names)
         # Of an array of arrays `unnest` makes no rows of arrays, and SQLAlchemy adds no `onupdate` to a text.
         possible = not any(isinstance(column.type, ARRAY) for column in self._columns)
@@ -52,7 +54,7 @@ class Updates:
         """Return whether the statement can make this change."""
         return self._statement is not None and bool(update.changes) and update.changes.keys() <= self._names
 
-    def run(self, connection: Connection, asked: Sequence[Update]) -> Sequence[Row[Any] | NotShared | None]:
+    def run(self, connection: Connection, asked: Sequence[Update]) -> Sequence[Any]:
         """Change the rows, and return them; None for one that is not there or has another version.
 
         `NotShared` stands for all but one of several updates of a row, and for all updates where one of the rows is
@@ -63,7 +65,7 @@ class Updates:
         # In order, so that two statements seldom wait for each other; where they do, the lock timeout ends it.
         parameters = self._parameters([firsts[row_id] for row_id in sorted(firsts)])
         try:
-            rows = {row.id: row for row in connection.execute(self._statement, parameters)}
+            rows = {row.id: row for row in map(self.row, connection.execute(self._statement, parameters))}
         except DBAPIError as error:
             if sqlstate_of(error) != LOCK_TIMEOUT:
                 raise
