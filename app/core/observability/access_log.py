@@ -8,6 +8,7 @@ from starlette.types import Scope
 
 from app.core.config import PROBE_PATHS
 from app.core.observability.instruments import HTTP_DURATION, HTTP_REQUESTS, HTTP_STREAM_DURATION
+from app.core.observability.logs import log_with_fields
 
 _log = logging.getLogger("app.access")
 
@@ -68,4 +69,4 @@ def record_request(
             "client": scope["client"][0] if scope.get("client") else None,
             **details,
         }
-        _log.log(level, "%s %s %d", method, path, status, extra=extra)
+        log_with_fields(_log, level, "%s %s %d", method, path, status, extra=extra)

@@ -6,10 +6,10 @@ import math
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from json.encoder import encode_basestring_ascii as _quote
-from typing import Any
+from typing import Any, cast
 
 from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
@@ -79,21 +79,26 @@ class JSONFormatter(JsonFormatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Render a record as one line."""
+        extra = {name: value for name, value in record.__dict__.items() if name not in self.reserved_attrs}
+        line = self.line(record.created, record.levelname, record.name, record.getMessage(), extra)
+        if record.exc_info:
+            # The end of a traceback tells what was raised, and where.
+            line = f'{line[:-1]}, "exc_info": {_text(str(self.formatException(record.exc_info)), from_end=True)}}}'
+        return line
+
+    def line(self, created: float, level: str, logger: str, message: str, extra: Mapping[str, Any]) -> str:
+        """Render what a record consists of."""
+        second = int(created)
         line = (
-            f'{{"timestamp": "{_second(int(record.created))}.{int(record.msecs):03d}Z", "level": "{record.levelname}"'
-            f', "logger": {_quote(record.name)}, "message": {_text(record.getMessage())}, "service": {self._service}'
+            f'{{"timestamp": "{_second(second)}.{int((created - second) * 1000):03d}Z", "level": "{level}"'
+            f', "logger": {_quote(logger)}, "message": {_text(message)}, "service": {self._service}'
         )
         if (trace_id := get_trace_id()) is not None:
             line += f', "trace_id": "{trace_id}"'
         if (otel_trace_id := get_otel_trace_id()) is not None:
             line += f', "otel_trace_id": "{otel_trace_id}"'
-        reserved = self.reserved_attrs
-        for name, value in record.__dict__.items():
-            if name not in reserved:
-                line += _member(name) + (_RENDER.get(type(value)) or self.jsonify_log_record)(value)
-        if record.exc_info:
-            # The end of a traceback tells what was raised, and where.
-            line += f', "exc_info": {_text(str(self.formatException(record.exc_info)), from_end=True)}'
+        for name, value in extra.items():
+            line += _member(name) + (_RENDER.get(type(value)) or self.jsonify_log_record)(value)
         return line + "}"
 
 
@@ -140,9 +145,48 @@ class LineHandler(logging.Handler):
         failed = {"levelno": logging.ERROR, "levelname": "ERROR", "msg": f"A log record could not be rendered: {kind}"}
         log_writer.put(self.format(logging.makeLogRecord({"name": record.name, **failed})) + "\n")
 
+    def write(self, line: str) -> None:
+        """Queue a line that is rendered already."""
+        self.acquire()
+        try:
+            log_writer.put(line + "\n")
+        finally:
+            self.release()
+
     def flush(self) -> None:
         """Wait until all is written, at most a second; `logging.shutdown` calls it as the process ends."""
         log_writer.flush()
+
+
+_RECORD_WAY = logging.Logger.makeRecord, logging.Logger.handle, logging.Logger.callHandlers
+
+
+def log_with_fields(logger: logging.Logger, level: int, message: str, *args: object, extra: Mapping[str, Any]) -> None:
+    """Log as `logger.log` does to an enabled level, in a fifth of the time where only `LineHandler` sees the record.
+
+    A filter, another handler, a record factory, and libraries that replace methods of `Logger` get a record as always.
+    """
+    handler = _only_handler(logger, level)
+    if handler is None:
+        logger.log(level, message, *args, extra=extra)
+    else:
+        formatter = cast("JSONFormatter", handler.formatter)
+        handler.write(formatter.line(time.time(), logging.getLevelName(level), logger.name, message % args, extra))
+
+
+def _only_handler(logger: logging.Logger, level: int) -> LineHandler | None:
+    """Return the handler that `log_config` has set, if nothing else sees or changes what the logger writes."""
+    kind, handlers = type(logger), logging.root.handlers
+    if logger.filters or logger.handlers or not logger.propagate or logger.parent is not logging.root:
+        return None
+    if len(handlers) != 1 or logging.getLogRecordFactory() is not logging.LogRecord:
+        return None
+    if kind is not logging.Logger or (kind.makeRecord, kind.handle, kind.callHandlers) != _RECORD_WAY:
+        return None
+    handler = handlers[0]
+    if type(handler) is not LineHandler or handler.filters or handler.level > level:
+        return None
+    return handler if type(handler.formatter) is JSONFormatter else None
 
 
 def log_config(settings: Settings) -> dict[str, Any]:

@@ -13,6 +13,9 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from app.core.observability.log_writer import log_writer
+from app.core.observability.logs import JSONFormatter, LineHandler, log_with_fields
+from app.core.observability.trace_id import set_trace_id
 from tests.conftest import MakeClient, StartService
 from tests.support.service import Service, environment, eventually
 
@@ -193,3 +196,128 @@ def test_a_start_that_fails_says_so_in_json(tmp_path: Path, module: str, variabl
     assert list(line) == FIXED
     assert line["level"] == "CRITICAL"
     assert next(iter(variables)) in line["message"]
+
+
+class _Seen(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+    def keep(self, record: logging.LogRecord) -> bool:
+        """Let it pass, as a filter."""
+        self.emit(record)
+        return True
+
+
+def _written(
+    monkeypatch: pytest.MonkeyPatch, way: Callable[..., None], path: object, extra: dict[str, Any]
+) -> list[str]:
+    """Log by one of the two ways, with the process's own handler only, and return the lines."""
+    lines: list[str] = []
+    handler = LineHandler()
+    handler.setFormatter(JSONFormatter("lamps"))
+    monkeypatch.setattr(logging.root, "handlers", [handler])
+    monkeypatch.setattr(log_writer, "put", lines.append)
+    monkeypatch.setattr("time.time", lambda: 1_790_000_000.9876)
+    monkeypatch.setattr("time.time_ns", lambda: 1_790_000_000_987_600_000)
+    way(logging.getLogger("app.fields"), logging.ERROR, "%s %s", "GET", path, extra=extra)
+    return lines
+
+
+def _by_record(logger: logging.Logger, level: int, *args: object, extra: Any) -> None:
+    logger.log(level, *args, extra=extra)
+
+
+@pytest.mark.parametrize("client", ["127.0.0.1", None, "::1", "ü"])
+@pytest.mark.parametrize(
+    "path", ["/things/1", "/ü😀", '/"\\', "/\n\r\x00\x7f\u2028", "/\ud800", "/%s%%", "/" + "é" * 9000, ""]
+)
+def test_a_line_without_a_record_is_the_one_that_a_record_makes(
+    monkeypatch: pytest.MonkeyPatch, path: str, client: str | None
+) -> None:
+    numbers = [0.0, 0.001, 1.234, 123456.789, 1e22, float("nan"), float("inf"), -0.5, 2**70]
+    for trace_id in ("a" * 32, None):
+        set_trace_id(trace_id)
+        for number in numbers:
+            extra = {"path": path, "status": 200, "duration_ms": number, "client": client, "flag": True, "raw": b"x"}
+            lines = [_written(monkeypatch, way, path, extra) for way in (_by_record, log_with_fields)]
+            assert lines[0] == lines[1]
+            assert len(lines[0]) == 1
+
+
+def _add_handler(logger: logging.Logger, seen: _Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logger, "handlers", [seen])
+
+
+def _add_root_handler(logger: logging.Logger, seen: _Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert logger
+    monkeypatch.setattr(logging.root, "handlers", [*logging.root.handlers, seen])
+
+
+def _add_filter(logger: logging.Logger, seen: _Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logger, "filters", [seen.keep])
+
+
+def _add_handler_filter(logger: logging.Logger, seen: _Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert logger
+    monkeypatch.setattr(logging.root.handlers[0], "filters", [seen.keep])
+
+
+def _set_factory(logger: logging.Logger, seen: _Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+    def factory(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = logging.LogRecord(*args, **kwargs)
+        seen.emit(record)
+        return record
+
+    assert logger
+    monkeypatch.setattr(logging, "_logRecordFactory", factory)
+
+
+def _replace_method(logger: logging.Logger, seen: _Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do as Sentry's SDK does."""
+    assert logger
+    monkeypatch.setattr(logging.Logger, "callHandlers", lambda _, record: seen.emit(record))
+
+
+def _stop_propagation(logger: logging.Logger, seen: _Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+    _add_handler(logger, seen, monkeypatch)
+    monkeypatch.setattr(logger, "propagate", False)
+
+
+def _replace_parent(logger: logging.Logger, seen: _Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+    parent = logging.getLogger("parent")
+    monkeypatch.setattr(parent, "handlers", [seen])
+    monkeypatch.setattr(logger, "parent", parent)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _add_handler,
+        _add_root_handler,
+        _add_filter,
+        _add_handler_filter,
+        _set_factory,
+        _replace_method,
+        _stop_propagation,
+        _replace_parent,
+    ],
+)
+def test_who_wants_the_record_of_an_access_line_gets_it(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch, change: Callable[..., None]
+) -> None:
+    client, seen = make_client(log_level="INFO"), _Seen()
+    handler = LineHandler()
+    handler.setFormatter(JSONFormatter("lamps"))
+    monkeypatch.setattr(logging.root, "handlers", [handler])
+    monkeypatch.setattr(log_writer, "put", lambda _: None)
+    change(logging.getLogger("app.access"), seen, monkeypatch)
+
+    client.get("/things")
+
+    [record] = [record for record in seen.records if record.name == "app.access"]
+    assert record.getMessage() == "GET /things 200"
+    assert record.__dict__["status"] == 200
