@@ -79,7 +79,7 @@ _MENTIONS = {
     "scripts/run": ((r"^# +scripts/run --demo .*\n", ""),),
     "scripts/serve.py": ((r"^ +scripts/run --demo .*\n", ""),),
     "docs/configuration.md": ((r"^\| `INVENTORY_URL` .*\n", ""),),
-    ".env.example": ((r"^# .*\n# INVENTORY_URL=\n\n", ""),),
+    ".env.example": ((r"\n# .*\n# INVENTORY_URL=\n", ""),),
     "docker-compose.yml": ((r"^ +INVENTORY_URL: .*\n", ""),),
 }
 LINK = re.compile(r"\[([^]]*)\]\((?!\w+:|#)([^)#\s]+)(?:#[^)]*)?\)")

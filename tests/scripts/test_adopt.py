@@ -209,7 +209,7 @@ def test_a_copy_passes_its_checks(copy: Path, options: tuple[str, ...]) -> None:
 
 
 def release(template: Path) -> None:
-    """Change core, the version, a manifest, an alert and pages, and add files where a copy has none."""
+    """Change core, the version, a manifest, an alert and pages, add a setting, and files where a copy has none."""
     edits = {
         "app/__init__.py": ('__version__ = "0.1.0"', '__version__ = "9.9.9"'),
         "pyproject.toml": ('version = "0.1.0"', 'version = "9.9.9"'),
@@ -217,6 +217,12 @@ def release(template: Path) -> None:
         "deploy/kubernetes/base/deployment.yaml": ("revisionHistoryLimit: 5", "revisionHistoryLimit: 6"),
         "deploy/kubernetes/overlays/production/kustomization.yaml": ("newTag: 0.1.0", "newTag: 9.9.9"),
         "deploy/prometheus/rules/alerts.yml": ("for: 1m", "for: 90s"),
+        "app/core/config.py": (
+            "    docs_enabled: bool = True\n",
+            "    docs_enabled: bool = True\n    released: int = 9\n",
+        ),
+        "docs/configuration.md": (" and `/openapi.json` |\n", " and `/openapi.json` |\n| `RELEASED` | 9 | new |\n"),
+        ".env.example": ("_TIMEOUT=30\n", "_TIMEOUT=30\n\n# What is new.\n# RELEASED=9\n"),
         "docs/operations.md": ("For on-call engineers", "Released. For on-call engineers"),
         "CHANGELOG.md": ("## Unreleased", "## Unreleased\n\nReleased."),
     }
@@ -234,6 +240,19 @@ def release(template: Path) -> None:
     (template / "docs/released.md").write_text(f"{__title__}\n")
     commit(template, "A release")
     git(template, "tag", "v9.9.9")
+
+
+def add_setting(copy: Path) -> None:
+    """Do what docs/configuration.md says, for a feature that exists."""
+    page = copy / "docs/configuration.md"
+    [declared] = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    imported = '"""The settings of the shop."""\n\nfrom app.core.config import EnvironmentSettings\n\n\n'
+    (copy / "app/orders/settings.py").write_text(imported + declared)
+    table, rest = page.read_text().rsplit("\n|", 1)
+    row, rest = rest.split("\n", 1)
+    page.write_text(f"{table}\n|{row}\n| `SHOP_CURRENCY` | EUR | currency of the prices |\n{rest}")
+    with (copy / ".env.example").open("a") as example:
+        example.write("\n# Currency of the prices.\n# SHOP_CURRENCY=EUR\n")
 
 
 def upgrade(copy: Path) -> str:
@@ -313,9 +332,10 @@ def test_the_upgrade_page_finds_the_commit_that_adopted(copy: Path) -> None:
 def test_a_release_of_the_template_merges_without_a_conflict(
     template: Path, copy: Path, options: tuple[str, ...]
 ) -> None:
-    """The copy has a name and a resource of its own."""
+    """The copy has a name, a resource and a setting of its own."""
     execute(copy, "scripts/adopt", "orders-service", *options)
     run(copy, "scripts/new_resource.py", "orders")
+    add_setting(copy)
     commit(copy, "Orders")
     release(template)
 
@@ -324,6 +344,8 @@ def test_a_release_of_the_template_merges_without_a_conflict(
     commit(copy, "Merge the migrations")
 
     assert "RELEASED" in (copy / "app/core/lifecycle.py").read_text()
+    for name in ("docs/configuration.md", ".env.example"):
+        assert all(setting in (copy / name).read_text() for setting in ("SHOP_CURRENCY", "RELEASED"))
     assert "Released." not in (copy / "CHANGELOG.md").read_text()
     assert "orders-service" in (copy / "deploy/kubernetes/base/kustomization.yaml").read_text()
     overlay = (copy / "deploy/kubernetes/overlays/production/kustomization.yaml").read_text()
