@@ -95,7 +95,7 @@ def test_the_resource_is_documented_as_items_are(copy: Path) -> None:
         different = {("patch", "409", "X-Trace-ID"), ("delete", "409", "X-Trace-ID")}
         assert (answers(paths[items]) ^ answers(paths[orders])) - different == set()
     leads_to = {path: set(paths[path]["post"]["responses"]["201"]["links"]) for path in ("/items", "/orders")}
-    assert leads_to["/orders"] == {"get_order", "patch_order", "delete_order"}
+    assert leads_to["/orders"] == {"get_order", "patch_order", "delete_order", "send"}
     assert leads_to["/items"] >= {"get_item", "patch_item", "delete_item", "list_orders_of_item"}
 
 

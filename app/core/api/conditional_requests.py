@@ -46,7 +46,7 @@ class PreconditionFailed(APIError):
 
 
 class IgnoredConditions(RuntimeError):
-    """A handler has changed a row, and has not asked whether the conditions of its request hold."""
+    """A handler has changed a row without asking whether the conditions of its request hold."""
 
 
 def entity_tag(version: int) -> str:
@@ -67,11 +67,12 @@ class Preconditions:
     if_match: frozenset[str] | None
     if_none_match: frozenset[str] | None
 
-    def hold(self, version: int) -> bool:
-        """Return whether a method that changes the representation may go on (section 13.2.2)."""
+    def require(self, version: int) -> None:
+        """Raise `PreconditionFailed` unless a method that changes the representation may go on (section 13.2.2)."""
         if self.if_match is not None and not _names(self.if_match, version):
-            return False
-        return self.if_none_match is None or not _names(self.if_none_match, version)
+            raise PreconditionFailed
+        if self.if_none_match is not None and _names(self.if_none_match, version):
+            raise PreconditionFailed
 
     def not_modified(self, version: int) -> bool:
         """Return whether a GET is to be answered 304."""
@@ -109,6 +110,17 @@ class ConditionalRequest:
         self._taken = True
         return self._preconditions
 
+    def require(self, row: Row) -> Row:
+        """Return a row that a store function has locked and is about to change.
+
+        Raises
+        ------
+        PreconditionFailed
+            The row has another version than the client asks for (412).
+        """
+        self.preconditions.require(row.version)
+        return row
+
     def checked(self, row: Row) -> Row:
         """Set `ETag` to the `version` of a row, and return the row.
 
@@ -117,13 +129,14 @@ class ConditionalRequest:
         NotModified
             The client of a GET has this version (304).
         IgnoredConditions
-            A PUT or PATCH has changed the row without regard to them: a defect of the handler.
+            Another method than GET has changed the row without regard to them: a defect of the handler, which its
+            first request shows, with conditions or without.
         """
         tag = entity_tag(row.version)
         method = self._request.method  # a HEAD is a GET here: `RequestMiddleware` has made one of it
         if method == "GET" and self._preconditions.not_modified(row.version):
             raise NotModified(headers={"ETag": tag})
-        if method in {"PUT", "PATCH"} and self._preconditions and not self._taken:
+        if method != "GET" and not self._taken:
             raise IgnoredConditions("give `conditions` to the store function that changes the row")
         self._response.headers["ETag"] = tag
         return row
@@ -143,8 +156,8 @@ def _description(method: str, status: str) -> Description:
     if method == "GET":
         not_modified = {"description": "Not Modified", "headers": _ETAG}
         return {"parameters": [_IF_NONE_MATCH], "responses": {status: answer, "304": not_modified}}
-    if method == "POST":
-        return {"responses": {status: {"headers": _LOCATION | _ETAG} if status == "201" else answer}}
+    if method == "POST" and status == "201":
+        return {"responses": {status: {"headers": _LOCATION | _ETAG}}}
     changed = {} if status == "204" else {status: answer}
     return {"parameters": [_IF_MATCH, _IF_NONE_MATCH], "responses": {**changed, **errors(PreconditionFailed)}}
 

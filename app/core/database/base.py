@@ -28,6 +28,8 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
+    # What the server sets is read by the same statement, so that an object can be returned after its session's end.
+    __mapper_args__: Any = {"eager_defaults": True}  # noqa: RUF012 - as SQLAlchemy declares it
 
 
 class Versioned:

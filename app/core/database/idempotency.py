@@ -10,9 +10,6 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
-from pydantic.errors import PydanticSchemaGenerationError
-from pydantic_core import from_json
 from sqlalchemy import (
     Connection,
     Index,
@@ -39,6 +36,7 @@ from app.core.database.base import Base
 from app.core.database.database import Keyed, Mode
 from app.core.database.errors import LOCK_TIMEOUT, sqlstate_of
 from app.core.database.once import Once
+from app.core.database.results import Results
 from app.core.errors import APIError, DatabaseError
 
 T = TypeVar("T")
@@ -137,7 +135,7 @@ class _Replay(str):
     __slots__ = ()
 
 
-async def run_once(db: Keyed, work: Callable[[Connection], T], results: "Results", asked: tuple[object, ...]) -> T:
+async def run_once(db: Keyed, work: Callable[[Connection], T], results: Results, asked: tuple[object, ...]) -> T:
     """Run a transaction, unless it was committed for this key before: then return its first result."""
     once = db.key
     fingerprint = once.fingerprint(*asked)
@@ -158,38 +156,6 @@ async def run_once(db: Keyed, work: Callable[[Connection], T], results: "Results
     once.on_replay()
     again: T = results.from_json(result)
     return again
-
-
-class Results:
-    """Stores the results of a function, by the type that it says it returns."""
-
-    def __init__(self, returned: Any, name: str) -> None:  # noqa: ANN401 - any annotation
-        try:
-            self._adapter: TypeAdapter[Any] = TypeAdapter(returned)
-        except PydanticSchemaGenerationError as error:
-            raise TypeError(
-                f"{name}: the result of a transaction with a key is stored, so return a pydantic model "
-                "(for example `schemas.Order.model_validate(order)`) or what else pydantic can serialise"
-            ) from error
-        self._name = name
-        self._model = returned if isinstance(returned, type) and issubclass(returned, BaseModel) else None
-
-    def to_json(self, result: Any) -> str:  # noqa: ANN401
-        """Write a result that can be read back: a replay that cannot would fail after the commit."""
-        stored = self._adapter.dump_json(result)
-        try:
-            self._adapter.validate_json(stored)
-        except ValidationError as error:
-            raise TypeError(f"{self._name}: what is stored of its result lacks what its type requires") from error
-        return stored.decode()
-
-    def from_json(self, stored: str) -> Any:  # noqa: ANN401
-        """Read a result; what an earlier version of the service has stored is returned as it was."""
-        try:
-            return self._adapter.validate_json(stored)
-        except ValidationError:
-            value = from_json(stored)
-            return self._model.model_construct(**value) if self._model and isinstance(value, dict) else value
 
 
 def delete_expired(connection: Connection) -> int:

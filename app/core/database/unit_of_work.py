@@ -20,8 +20,9 @@ from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from app.core.database.database import Database, Keyed, Mode
-from app.core.database.idempotency import Results, run_once
+from app.core.database.idempotency import run_once
 from app.core.database.restrictions import UnitSession
+from app.core.database.results import Results
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -99,8 +99,7 @@ class Changes:
 
     def _checked(self, connection: Connection, row_id: int, conditions: Preconditions) -> Any:  # noqa: ANN401
         row = self._find(connection, row_id)
-        if not conditions.hold(row.version):
-            raise PreconditionFailed
+        conditions.require(row.version)
         return row
 
 

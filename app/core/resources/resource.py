@@ -175,9 +175,19 @@ class Resource(Generic[M, C, U, Q]):
         self, db: Database, row_id: int, patch: U, conditions: Conditional = UNCONDITIONAL
     ) -> Coroutine[Any, Any, M]: ...
     @overload
-    def update(self, db: Handle, row_id: int, patch: U, conditions: Conditional = UNCONDITIONAL) -> M: ...
-    def update(self, db: Database | Handle, row_id: int, patch: U, conditions: Conditional = UNCONDITIONAL) -> Any:
+    def update(
+        self, db: Handle, row_id: int, patch: U | Mapping[str, Any], conditions: Conditional = UNCONDITIONAL
+    ) -> M: ...
+    def update(
+        self,
+        db: Database | Handle,
+        row_id: int,
+        patch: U | Mapping[str, Any],
+        conditions: Conditional = UNCONDITIONAL,
+    ) -> Any:
         """Change what a patch names, or nothing where it is empty, if the conditions of the request hold.
+
+        In a store function, `patch` may name columns that clients do not set.
 
         Updates at the same time share a statement and its commit, unless they have several conditions.
 
