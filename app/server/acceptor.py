@@ -27,6 +27,8 @@ _AFTER_PAUSE = 4
 _HANDSHAKE_SECONDS = 10.0
 # Seconds until there may be file descriptors or memory again (as in asyncio).
 _EXHAUSTED_SECONDS = 1.0
+# Of `enum tcp_states` in Linux.
+_ESTABLISHED = 1
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 logger = logging.getLogger("uvicorn.error")
@@ -134,8 +136,8 @@ class Acceptor:
                 self._close_idle()
                 self._wait(_EXHAUSTED_SECONDS)
                 return False
-            if connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):  # it was reset while it waited
-                connection.close()
+            if connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != _ESTABLISHED:
+                connection.close()  # its client closed or reset it while it waited
                 continue
             connection.settimeout(0.0)
             self._arriving += 1

@@ -14,7 +14,8 @@ from tests.support.service import Service
 
 pytestmark = pytest.mark.slow
 
-RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends RST
+# SO_LINGER: closing sends FIN, or RST.
+LEAVING = pytest.mark.parametrize("leaving", [(0, 0), (1, 0)], ids=["closed", "reset"])
 CHEAP = b"GET /nothing HTTP/1.1\r\nHost: x\r\n"
 EXPENSIVE = {
     "many parameters": b"GET /things?" + b"a&" * 4_000 + b" HTTP/1.1\r\nHost: x\r\n",
@@ -43,10 +44,10 @@ def cost(service: Service, head: bytes, number: int = 100) -> float:
     return (cpu_time(service) - before) / number
 
 
-def send_and_reset(service: Service, data: bytes) -> None:
+def send_and_leave(service: Service, data: bytes, leaving: tuple[int, int]) -> None:
     with Connection(service.port) as connection:
         connection.send(data)
-        connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", *leaving))
 
 
 @pytest.mark.parametrize("name", EXPENSIVE)
@@ -57,29 +58,34 @@ def test_no_head_costs_five_times_as_much_as_a_short_one(service: Service, name:
     assert min(dear / cheap for dear, cheap in costs) < 5, costs
 
 
-def test_a_connection_that_was_reset_before_it_is_accepted_costs_nothing(service: Service) -> None:
+@LEAVING
+def test_a_connection_that_ended_before_it_is_accepted_costs_nothing(
+    service: Service, leaving: tuple[int, int]
+) -> None:
+    left, stayed = f"left-{leaving[0]}-", f"stayed-{leaving[0]}"
     for worker in service.workers():
         os.kill(worker, signal.SIGSTOP)
     try:
         for number in range(100):
-            send_and_reset(service, CHEAP + b"X-Trace-ID: reset-%d\r\n\r\n" % number)
+            send_and_leave(service, CHEAP + f"X-Trace-ID: {left}{number}\r\n\r\n".encode(), leaving)
         with Connection(service.port) as connection:
-            connection.send(CHEAP + b"X-Trace-ID: not-reset\r\n\r\n")
+            connection.send(CHEAP + f"X-Trace-ID: {stayed}\r\n\r\n".encode())
             for worker in service.workers():
                 os.kill(worker, signal.SIGCONT)
             assert connection.answer().status == 404
     finally:
         for worker in service.workers():
             os.kill(worker, signal.SIGCONT)
-    service.logged("not-reset")  # which both workers' lines about the others would precede, but for a race
+    service.logged(stayed)  # which both workers' lines about the others would precede, but for a race
 
-    assert [line for line in service.lines() if line.get("trace_id", "").startswith("reset-")] == []
+    assert [line for line in service.lines() if line.get("trace_id", "").startswith(left)] == []
 
 
-def test_connections_that_are_reset_at_once_hold_up_nothing(service: Service) -> None:
+@LEAVING
+def test_connections_that_end_at_once_hold_up_nothing(service: Service, leaving: tuple[int, int]) -> None:
     def attack() -> None:
         for _ in range(2_000):
-            send_and_reset(service, EXPENSIVE["a long path"] + b"\r\n")
+            send_and_leave(service, EXPENSIVE["a long path"] + b"\r\n", leaving)
 
     with ordinary_beside(service):
         in_parallel(4, attack)
