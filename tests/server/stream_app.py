@@ -116,6 +116,14 @@ async def echo(websocket: WebSocket) -> None:
         await websocket.send_text(await websocket.receive_text())
 
 
+@app.websocket("/ws/sink")
+async def sink(websocket: WebSocket) -> None:
+    """Receive, and do nothing."""
+    await websocket.accept()
+    async for _ in websocket.iter_text():
+        pass
+
+
 @app.websocket("/ws/polite")
 async def polite(websocket: WebSocket, shutdown: Shutdown) -> None:
     await websocket.accept()

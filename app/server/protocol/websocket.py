@@ -17,12 +17,13 @@ from app.core.lifecycle import lifecycle
 from app.server.protocol import timeouts
 from app.server.protocol.budgets import abort_oldest, bodies, reject_slowest, responses
 from app.server.protocol.head import is_canonical
+from app.server.protocol.parsing import parse_queue
 from app.server.protocol.responses import count_rejected, render_error
 
 # Frames of one message; without a limit empty ones would never reach the message's size limit.
 MAX_FRAMES = 1024
 # Bytes that are parsed at a time: an empty frame has six, and becomes a message of some hundreds.
-_PIECE = 4096
+_PIECE = 1024
 # Close codes of RFC 6455, section 7.4.1, and of IANA's registry.
 _GOING_AWAY, _TOO_BIG, _SERVICE_RESTART, _TRY_AGAIN_LATER = 1001, 1009, 1012, 1013
 
@@ -44,8 +45,8 @@ class ServiceWebSocket(WebSocketsSansIOProtocol):
 
     body_since: float | None = None
 
-    _unparsed = b""  # what comes before the handshake is complete, or while the app has messages to take
-    _queued = 0  # bytes of those messages
+    _has_turn = False  # in `parse_queue`
+    _queued = 0  # bytes of messages that the app has not taken
     _write_paused_since: float | None = None
     _closing_since: float | None = None
     _ended = False  # by `end_stream`
@@ -53,16 +54,18 @@ class ServiceWebSocket(WebSocketsSansIOProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - uvicorn's own
         super().__init__(*args, **kwargs)
+        self._unparsed = bytearray()  # what waits for its turn, for the answer to the handshake, or for the app
         self.logger = self.conn.logger = _logger
         self.close_timeout = timeouts.CLOSE_SECONDS
         # `Connection: close`, which a server that shuts down adds, has no meaning after the handshake.
         self.default_headers = [field for field in self.default_headers if field[0] != b"connection"]
 
     def data_received(self, data: bytes) -> None:
-        """Parse input; a head that is not a valid handshake is rejected."""
+        """Take input, which is parsed in turn; a head that is not a valid handshake is rejected."""
         if self.handshake_initiated:
             self._unparsed += data
-            self._parse()
+            self._count()
+            self._parse_soon()
             return
         super().data_received(data)
         if not self.handshake_initiated and not self.transport.is_closing():
@@ -73,22 +76,31 @@ class ServiceWebSocket(WebSocketsSansIOProtocol):
         """Whether nothing is parsed: uvicorn would answer frames before it has answered the handshake."""
         return self.read_paused or not self.handshake_complete or not self.writable.is_set()
 
-    def _parse(self) -> None:
-        """Parse input in pieces, so that few messages can be queued at once, and read on if all of it is parsed."""
-        while self._unparsed and not (self._waits or self.transport.is_closing()):
-            piece, self._unparsed = self._unparsed[:_PIECE], self._unparsed[_PIECE:]
-            super().data_received(piece)
-            self._count()
+    def _parse_soon(self) -> None:
+        """Have input parsed once it may be, and read on if there is none left."""
         if self.transport.is_closing():
             return
         if self._unparsed or self._waits:
             self.transport.pause_reading()
         else:
             self.transport.resume_reading()
+        if self._unparsed and not (self._waits or self._has_turn):
+            self._has_turn = True
+            parse_queue.add(self)
+
+    def parse_piece(self) -> None:
+        """Parse a piece of the input, so that few messages can be queued at once."""
+        self._has_turn = False
+        if not (self._waits or self.transport.is_closing()):
+            piece = bytes(self._unparsed[:_PIECE])
+            del self._unparsed[:_PIECE]
+            super().data_received(piece)
+            self._count()
+        self._parse_soon()
 
     def _count(self) -> None:
         """Count what was received, and not yet read by the app."""
-        size = len(self.conn.reader.buffer) + sum(map(len, self.frames)) + self._queued
+        size = len(self._unparsed) + len(self.conn.reader.buffer) + sum(map(len, self.frames)) + self._queued
         if size == 0:
             self._release()
             return
@@ -121,8 +133,7 @@ class ServiceWebSocket(WebSocketsSansIOProtocol):
                 self.scope["path"] = self.scope["raw_path"].decode("ascii")  # which matches no route
         else:
             self.handshake_initiated = True
-            status = response.status_code
-            self._reject(status, InvalidInput.code, "Invalid WebSocket handshake", event)
+            self._reject(response.status_code, InvalidInput.code, "Invalid WebSocket handshake", event)
 
     def _reject(self, status: int, code: str, message: str, event: Request | None = None) -> None:
         raw = event.headers.raw_items() if event is not None else ()
@@ -144,7 +155,7 @@ class ServiceWebSocket(WebSocketsSansIOProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the app, and cancel it if it does not end in time."""
         super().connection_lost(exc)
-        self._unparsed = b""
+        self._unparsed.clear()
         self._release()
         responses.release(self)
         if self._task is not None and not self._task.done():
@@ -177,15 +188,17 @@ class ServiceWebSocket(WebSocketsSansIOProtocol):
         self._write_paused_since = None
         responses.release(self)
         super().resume_writing()
-        self._parse()
+        self._parse_soon()
 
     async def receive(self) -> ASGIReceiveEvent:
         """Return the next message, and read again once there is none left."""
+        if not (self.queue.empty() or parse_queue.has_time()):
+            await asyncio.sleep(0)  # an app that always finds a message would let nothing else run
         message = await self.queue.get()
         if self.read_paused and self.queue.empty():
             self._release()
             self.read_paused = False
-            self._parse()
+            self._parse_soon()
         return message
 
     async def send(self, message: ASGISendEvent) -> None:
@@ -197,7 +210,7 @@ class ServiceWebSocket(WebSocketsSansIOProtocol):
         if message["type"] == "websocket.http.response.body" and self.close_sent:
             self.handshake_complete = True  # by this response; otherwise uvicorn would log an error
         if self._unparsed:  # the handshake is complete, or the client's half of the closing one is awaited
-            self._parse()
+            self._parse_soon()
 
     def check_timeouts(self, now: float) -> None:
         """Abort a connection whose client does not read; those that do not answer pings are uvicorn's to close."""
@@ -229,7 +242,7 @@ class ServiceWebSocket(WebSocketsSansIOProtocol):
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.close_sent = True
         self.read_paused = False
-        self._parse()
+        self._parse_soon()
         self.close_timer = self.loop.call_later(self.close_timeout, self.transport.close)
 
     def terminate(self) -> None:

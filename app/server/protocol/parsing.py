@@ -1,0 +1,62 @@
+"""Input that is parsed in turn, so that the event loop goes on, however many connections send much."""
+
+import asyncio
+import contextvars
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+# Of one iteration of the event loop, for all connections together.
+_SECONDS = 0.002
+
+
+class Parsing(Protocol):
+    """A connection with input that is not parsed."""
+
+    def parse_piece(self) -> None:
+        """Parse some of it, and ask for another turn if more is left."""
+
+
+class ParseQueue:
+    """Connections that wait for their turn."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Parsing] = deque()
+        self._scheduled = False
+        self._until: float | None = None  # of the present iteration, once it is asked for
+
+    def add(self, connection: Parsing) -> None:
+        """Give a connection, which does not wait already, its turn in a later iteration."""
+        self._waiting.append(connection)
+        self._schedule()
+
+    def has_time(self) -> bool:
+        """Return whether the present iteration of the event loop has time for more input."""
+        if self._until is None:
+            self._until = time.perf_counter() + _SECONDS
+            _call_soon(self._end_iteration)
+        return time.perf_counter() < self._until
+
+    def _end_iteration(self) -> None:
+        self._until = None
+
+    def _schedule(self) -> None:
+        if self._waiting and not self._scheduled:
+            self._scheduled = True
+            _call_soon(self._run)
+
+    def _run(self) -> None:
+        try:
+            while self._waiting and self.has_time():
+                self._waiting.popleft().parse_piece()
+        finally:
+            self._scheduled = False
+            self._schedule()
+
+
+def _call_soon(callback: Callable[[], None]) -> None:
+    asyncio.get_running_loop().call_soon(callback, context=contextvars.Context())
+
+
+parse_queue = ParseQueue()
