@@ -27,10 +27,12 @@ def create_app(settings: Settings | None = None, **options: Any) -> FastAPI:  # 
     settings = settings or load_settings()
     app = Application(settings, **options)
 
-    # The busiest first: FastAPI tries one router after the other.
+    # Features, the busiest first: FastAPI tries one router after the other.
     app.include_router(items.router)
     if load(InventorySettings).inventory_url is not None:
         app.include_router(stock.router)
+
+    # The platform's own.
     app.include_router(health.router)
     app.include_router(metrics_endpoint.router)
     if settings.docs_enabled:

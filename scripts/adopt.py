@@ -54,9 +54,10 @@ CHANGELOG = """\
 ## Unreleased
 """
 ATTRIBUTES = """\
-# Yours, whatever a release of the template says; needs "git config merge.ours.driver true" (docs/upgrade.md).
+# What a merge of a release leaves as yours, and what it takes whole; docs/upgrade.md has the settings that it needs.
 CHANGELOG.md merge=ours
 README.md merge=ours
+requirements*.txt merge=theirs
 """
 VERSION = "0.1.0"
 # From "# items: begin" to "# items: end" (in Markdown, from "<!-- items: begin -->"), and one of two blank lines.
@@ -80,6 +81,7 @@ _MENTIONS = {
     "scripts/serve.py": ((r"^ +scripts/run --demo .*\n", ""),),
     "docs/configuration.md": ((r"^\| `INVENTORY_URL` .*\n", ""),),
     ".env.example": ((r"\n# .*\n# INVENTORY_URL=\n", ""),),
+    "docs/deploy.md": ((r" the inventory\nservice's pods,", ""),),
     "docker-compose.yml": ((r"^ +INVENTORY_URL: .*\n", ""),),
 }
 LINK = re.compile(r"\[([^]]*)\]\((?!\w+:|#)([^)#\s]+)(?:#[^)]*)?\)")

@@ -71,7 +71,11 @@ def new(config: Config, message: str) -> None:
 
 
 def merge(config: Config) -> None:
-    """Write a migration that follows both the template's newest and the service's own."""
+    """Write a migration that follows both the template's newest and the service's own, if there are two."""
+    heads = ScriptDirectory.from_config(config).get_heads()
+    if len(heads) < 2:
+        print(f"nothing to merge: {heads[0]} is the newest migration, and there is no other")
+        return
     script = command.merge(config, "heads", "Merge the migrations of the template.", rev_id=_next_revision(config))
     print(f"wrote {_tidy(script)}")
 

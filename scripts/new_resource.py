@@ -16,7 +16,7 @@ from pathlib import Path
 from lib.database_url import ROOT
 from lib.resource_files import FILES
 
-_FIRST_CORE_ROUTER = "    app.include_router(health.router)\n"
+_AFTER_THE_ROUTERS = "\n    # The platform's own.\n"
 _AFTER_THE_FEATURES = "    | server\n"
 _SINGULARS = (
     *((ending, ending) for ending in ("ss", "us", "is", "series")),  # is none, and refused
@@ -45,7 +45,15 @@ def singular(many: str) -> str:
 
 def names_of(many: str, one: str) -> dict[str, str]:
     """Return the name as the files write it."""
-    return {"many": many, "one": one, "One": "".join(part.capitalize() for part in one.split("_")), "ONE": one.upper()}
+    article = "an" if re.match(r"[aeio]|un[^i]|u[^ns]", one) else "a"  # an update, but a unit, a user
+    return {
+        "many": many,
+        "one": one,
+        "One": "".join(part.capitalize() for part in one.split("_")),
+        "ONE": one.upper(),
+        "a": article,
+        "A": article.capitalize(),
+    }
 
 
 def check(many: str, one: str) -> None:
@@ -88,7 +96,7 @@ def write(many: str, one: str) -> list[str]:
         file = ROOT / pattern.format(**names)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(template.format(**names))
-    _insert("app/main.py", _FIRST_CORE_ROUTER, f"    app.include_router({many}.router)\n")
+    _insert("app/main.py", _AFTER_THE_ROUTERS, f"    app.include_router({many}.router)\n")
     _insert("pyproject.toml", _AFTER_THE_FEATURES, f"    | {many}\n")
     main = ROOT / "app" / "main.py"
     line = f"from app.{many} import router as {many}\n"

@@ -87,7 +87,7 @@ class Application(FastAPI):
         }
         super().__init__(
             lifespan=_around(lifespan),
-            middleware=[*_middleware(settings, self._routes, public), *middleware],
+            middleware=[*_middleware(settings, self._routes, public), *middleware, Middleware(self._direct)],
             exception_handlers={
                 HTTPException: handle_http_error,
                 RequestValidationError: handle_validation_error,
@@ -112,16 +112,18 @@ class Application(FastAPI):
         What `@app.middleware("http")` and `app.add_middleware` add is outside of the middleware that the application
         was made with; the trace id, the access line and the metrics belong outside of those, too.
         """
-        handlers = {key: handler for key, handler in self.exception_handlers.items() if key not in {500, Exception}}
-        self.user_middleware.append(Middleware(DirectMiddleware, routes=self._routes, handlers=handlers))
         stack = super().build_middleware_stack()
-        self.user_middleware.pop()
         if len(self.user_middleware) == self._platforms and not (
             self.state.telemetry or self.max_body_size or self.debug
         ):
             while not isinstance(stack, self.user_middleware[0].cls):  # type: ignore[arg-type]  # they are classes
                 stack = stack.app  # type: ignore[attr-defined]  # FastAPI's own: ours answers all errors inside of them
         return RequestMiddleware(stack, self._routes, log_caller=self._settings.log_caller)
+
+    def _direct(self, app: ASGIApp) -> ASGIApp:
+        """Make the innermost middleware; the handlers are complete only when the stack is built."""
+        handlers = {key: handler for key, handler in self.exception_handlers.items() if key not in {500, Exception}}
+        return DirectMiddleware(app, routes=self._routes, handlers=handlers)
 
 
 def _around(inner: Lifespan | None) -> Lifespan:

@@ -43,8 +43,8 @@ def prepare() -> Path:
     own = not given or Path(given).name.startswith(_PREFIX)
     if own:
         _prune(_SHARED_MEMORY)
-        parent = memory_dir()
-        _prune(parent)
+        if (parent := memory_dir()) != _SHARED_MEMORY:
+            _prune(parent)
         folder = _private(parent)
     else:
         folder = Path(given)

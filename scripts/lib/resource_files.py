@@ -11,7 +11,7 @@ from app.core.database import Base, Versioned
 
 
 class {One}(Versioned, Base):
-    """A {one}. Every sort of the list has its index, with `id` to tell equals apart."""
+    """{A} {one}. Every sort of the list has its index, with `id` to tell equals apart."""
 
     __tablename__ = "{many}"
     __table_args__ = (
@@ -30,7 +30,7 @@ from app.core.api.types import Name
 
 
 class {One}Create(RequestBody):
-    """What a client sends to make a {one}."""
+    """What a client sends to make {a} {one}."""
 
     name: Name
 
@@ -42,7 +42,7 @@ class {One}Patch(MergePatch, total=False):
 
 
 class {One}(ResourceBody):
-    """A {one} as clients see it."""
+    """{A} {one} as clients see it."""
 
     name: str
 
@@ -89,7 +89,7 @@ async def get_{one}({one}_id: IdText, db: DB, conditions: Conditions) -> object:
 
 @router.post("", status_code=201, response_model={One})
 async def create_{one}({one}: {One}Create, db: DB, key: IdempotencyKey, conditions: Conditions) -> object:
-    """Create a {one}."""
+    """Create {a} {one}."""
     return conditions.created(await {many}.insert(db.once(key), {one}))
 
 
@@ -101,13 +101,13 @@ async def list_{many}(query: Annotated[{One}Query, Query()], db: DB, links: Link
 
 @router.patch("/{{{one}_id}}", response_model={One}, responses=errors({One}NotFound))
 async def patch_{one}({one}_id: IdText, patch: {One}Patch, db: DB, conditions: Conditions) -> object:
-    """Change a {one} by a JSON merge patch."""
+    """Change {a} {one} by a JSON merge patch."""
     return conditions.checked(await {many}.update(db, {one}_id, patch, conditions))
 
 
 @router.delete("/{{{one}_id}}", status_code=204, responses=errors({One}NotFound))
 async def delete_{one}({one}_id: IdText, db: DB, conditions: Conditions) -> None:
-    """Delete a {one}."""
+    """Delete {a} {one}."""
     await {many}.delete(db, {one}_id, conditions)
 ''',
     "tests/{many}/test_router.py": '''"""The {many} routes, each on real PostgreSQL."""
@@ -125,7 +125,7 @@ def new(number: int = 1) -> dict[str, Any]:
     return {{"name": f"Number {{number}}"}}
 
 
-def test_a_{one}_is_created_read_changed_and_deleted(client: TestClient, sql: SQL) -> None:
+def test_{a}_{one}_is_created_read_changed_and_deleted(client: TestClient, sql: SQL) -> None:
     created = client.post("/{many}", json=new())
     assert created.status_code == 201, created.text
     url, tag = created.headers["Location"], created.headers["ETag"]

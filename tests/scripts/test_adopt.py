@@ -1,6 +1,7 @@
 """`scripts/adopt` and docs/upgrade.md, each in a copy of the repository."""
 
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -223,6 +224,8 @@ def release(template: Path) -> None:
         ),
         "docs/configuration.md": (" and `/openapi.json` |\n", " and `/openapi.json` |\n| `RELEASED` | 9 | new |\n"),
         ".env.example": ("_TIMEOUT=30\n", "_TIMEOUT=30\n\n# What is new.\n# RELEASED=9\n"),
+        "requirements-dev.txt": ("\nhypothesis==", "\nhypothesis==9"),
+        "app/main.py": ("    app.include_router(health.router)\n", "    app.include_router(router=health.router)\n"),
         "docs/operations.md": ("For on-call engineers", "Released. For on-call engineers"),
         "CHANGELOG.md": ("## Unreleased", "## Unreleased\n\nReleased."),
     }
@@ -257,7 +260,9 @@ def add_setting(copy: Path) -> None:
 
 def upgrade(copy: Path) -> str:
     """Follow docs/upgrade.md, and return what `scripts/adopt` says."""
-    git(copy, "config", "merge.ours.driver", "true")
+    page = (copy / "docs/upgrade.md").read_text()
+    for settings in re.findall(r"^git config .*", page, re.MULTILINE):
+        git(copy, *shlex.split(settings, comments=True)[1:])
     git(copy, "fetch", "--quiet", "--tags", "origin")
     git(copy, "merge", "--quiet", "--message", "Upgrade", "v9.9.9")
     said = execute(copy, "scripts/adopt", "orders-service")
@@ -273,12 +278,15 @@ def test_what_a_release_brings_back_is_removed(template: Path, copy: Path, optio
     own.parent.mkdir(exist_ok=True)
     own.write_text("")
     page.write_text(written)
+    locked = copy / "requirements-dev.txt"
+    locked.write_text(re.sub(r"(?m)^hypothesis==.*\n(    --hash.*\n)+", "", locked.read_text()))
     commit(copy, "Adopt: orders")
     release(template)
 
     said = upgrade(copy)
 
     assert page.read_text() == written
+    assert "\nhypothesis==9" in locked.read_text()
     assert "docs/released.md" in said
     assert (copy / "docs/released.md").read_text() == "orders-service\n"
 

@@ -73,6 +73,16 @@ def test_where_models_and_migrations_agree_nothing_is_written() -> None:
     assert sorted((ROOT / "alembic/versions").iterdir()) == before
 
 
+def test_one_newest_migration_is_not_merged() -> None:
+    before = sorted((ROOT / "alembic/versions").iterdir())
+
+    done = run("migrate", "merge")
+
+    assert done.returncode == 0, done.stderr
+    assert "nothing to merge" in done.stdout
+    assert sorted((ROOT / "alembic/versions").iterdir()) == before
+
+
 @pytest.mark.parametrize("words", [["down", "4711"], ["up", "no-such"]])
 def test_a_revision_that_is_none_is_one_line(empty_database_url: str, words: list[str]) -> None:
     done = run("migrate", *words, DATABASE_URL=empty_database_url)

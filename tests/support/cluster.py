@@ -1,6 +1,7 @@
 """The PostgreSQL of the tests: databases are made in it, copied, cleaned and asked."""
 
 import contextlib
+import logging
 from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import Any, LiteralString
@@ -16,6 +17,7 @@ from alembic import command
 from tests.sample.things import create_table
 
 _TEMPLATE = "tests_template"
+logging.getLogger("alembic").setLevel(logging.WARNING)  # a failing test would print each migration, twice
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.status import WS_1011_INTERNAL_ERROR
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
@@ -15,7 +16,6 @@ from app.core.error_responses import handle_unexpected_error
 _log = logging.getLogger(__name__)
 
 _ACCEPTED = frozenset({"websocket.accept", "websocket.send"})
-_INTERNAL_ERROR = 1011  # close code of RFC 6455, section 7.4.1
 
 
 class UnhandledErrorMiddleware:
@@ -46,7 +46,7 @@ class UnhandledErrorMiddleware:
                 raise  # too late for another response: the server logs the error and closes the connection
             _log.exception("unhandled error")
             if sent is not None:
-                await send({"type": "websocket.close", "code": _INTERNAL_ERROR})
+                await send({"type": "websocket.close", "code": WS_1011_INTERNAL_ERROR})
             else:
                 response = await _response_of(scope, receive, error)
                 await response(scope, receive, send)

@@ -5,6 +5,12 @@ import http.client
 from time import perf_counter
 
 from starlette.datastructures import MutableHeaders
+from starlette.status import (
+    WS_1005_NO_STATUS_RCVD,
+    WS_1006_ABNORMAL_CLOSURE,
+    WS_1008_POLICY_VIOLATION,
+    WS_1011_INTERNAL_ERROR,
+)
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core.error_responses import error_response, response_for
@@ -12,12 +18,6 @@ from app.core.errors import Forbidden, InternalError, InvalidInput, NotFound
 from app.core.middleware.route_table import RouteTable
 from app.core.observability.access_log import caller_details, record_request
 from app.core.observability.trace_id import set_trace_id, trace_id_of
-
-# Close codes of RFC 6455, section 7.4.1.
-_NO_CODE = 1005
-_ABNORMAL = 1006
-_POLICY_VIOLATION = 1008
-_INTERNAL_ERROR = 1011
 
 
 class WebSocketExchange:
@@ -52,7 +52,7 @@ class WebSocketExchange:
         """Receive a message, and note the code with which the client closes."""
         message = await self._receive()
         if message["type"] == "websocket.disconnect" and self._close_code is None:
-            self._close_code = message.get("code", _NO_CODE)
+            self._close_code = message.get("code", WS_1005_NO_STATUS_RCVD)
         return message
 
     async def send(self, message: Message) -> None:
@@ -104,7 +104,7 @@ class WebSocketExchange:
     def _record(self) -> None:
         details: dict[str, str | int] = {}
         if self._status == 101:
-            details["close_code"] = self._close_code or _ABNORMAL
+            details["close_code"] = self._close_code or WS_1006_ABNORMAL_CLOSURE
         if self._log_caller:
             details |= caller_details(self._scope)
         record_request(
@@ -120,5 +120,5 @@ class WebSocketExchange:
 
 def _close_for(status: int) -> Message:
     """Make the message that closes a WebSocket for an error with this status; its phrase is the reason."""
-    code = _INTERNAL_ERROR if status >= 500 else _POLICY_VIOLATION
+    code = WS_1011_INTERNAL_ERROR if status >= 500 else WS_1008_POLICY_VIOLATION
     return {"type": "websocket.close", "code": code, "reason": http.client.responses.get(status, "")}
