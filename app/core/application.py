@@ -26,6 +26,7 @@ from app.core.middleware.direct import DirectMiddleware
 from app.core.middleware.hosts import HostMiddleware
 from app.core.middleware.limits.body import BodyLimitMiddleware
 from app.core.middleware.limits.concurrency import ConcurrencyLimitMiddleware
+from app.core.middleware.limits.forms import LONGEST_FIELD
 from app.core.middleware.operations_port import OperationsPortMiddleware
 from app.core.middleware.request import RequestMiddleware
 from app.core.middleware.route_table import RouteTable
@@ -83,6 +84,7 @@ class Application(FastAPI):
             "openapi_url": "/openapi.json" if settings.docs_enabled else None,
             "docs_url": None,  # `app.core.api.openapi.swagger_ui` serves them without another host's files
             "redoc_url": None,
+            "form_limits": {"max_part_size": LONGEST_FIELD},
             "telemetry": telemetry.config if telemetry else {"tracing": False, "metrics": False, "logs": False},
         }
         super().__init__(

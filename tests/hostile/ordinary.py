@@ -19,6 +19,11 @@ def memory_of(pid: int) -> int:
     return int(fields["VmRSS"].split()[0]) // 1024
 
 
+def cpu_of(pid: int) -> float:
+    """Read the CPU time of a process, in seconds."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
+
+
 class Ordinary:
     """A client that asks for liveness and for a thing, each on a new connection, and writes down what it gets.
 

@@ -4,12 +4,11 @@ import contextlib
 import socket
 import struct
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from websockets.sync.client import connect
 
-from tests.hostile.ordinary import memory_of
+from tests.hostile.ordinary import cpu_of, memory_of
 from tests.server.conftest import launch
 from tests.server.test_websocket import APP, HANDSHAKE, close_code, frame
 from tests.support.http import Connection
@@ -42,11 +41,6 @@ def send_what_fits(connection: Connection, data: bytes) -> None:
     with contextlib.suppress(BlockingIOError, ConnectionError):
         while data:
             data = data[connection.socket.send(data, socket.MSG_DONTWAIT) :]
-
-
-def cpu_of(pid: int) -> float:
-    """Read the CPU time of a process, in seconds."""
-    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
 
 
 def long_frame(opcode: int, length: int) -> bytes:

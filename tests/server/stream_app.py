@@ -6,7 +6,7 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated
 
-from fastapi import BackgroundTasks, FastAPI, HTTPException, Query, Request, Response, UploadFile, WebSocket
+from fastapi import BackgroundTasks, FastAPI, Form, HTTPException, Query, Request, Response, UploadFile, WebSocket
 from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
@@ -97,6 +97,11 @@ async def download(seconds: float, *, fails: bool = False) -> StreamingResponse:
 @app.post("/upload", max_body_size=10_000_000)
 async def upload(file: UploadFile) -> dict[str, int]:
     return {"size": len(await file.read())}
+
+
+@app.post("/form")
+async def form(text: Annotated[str, Form()]) -> dict[str, int]:
+    return {"length": len(text)}
 
 
 @app.get("/background")

@@ -3,7 +3,8 @@
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core.error_responses import response_for
-from app.core.errors import PayloadTooLarge
+from app.core.errors import PayloadTooLarge, UnsupportedMediaType
+from app.core.middleware.limits.forms import form_receive
 from app.core.middleware.limits.turns import LARGE, Turns
 from app.core.middleware.request import REACHED_APP
 from app.core.middleware.route_table import RouteTable
@@ -59,10 +60,17 @@ class BodyLimitMiddleware:
 
         # A body without a length is chunked. A route with a higher limit of its own reads its body in parts.
         small = scope["method"] in {"GET", "HEAD"} if declared is None else declared <= LARGE
+        body: Receive = limited_receive
+        if declared or not small:
+            try:
+                body = form_receive(scope, limited_receive)
+            except UnsupportedMediaType as error:
+                await response_for(scope, error)(scope, receive, send)
+                return
         if small or limit > self.max_body_bytes:
-            await self.app(scope, limited_receive, send)
+            await self.app(scope, body, send)
         else:
-            await self._serve_in_turn(scope, limited_receive, send)
+            await self._serve_in_turn(scope, body, send)
 
     async def _serve_in_turn(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Call the app; from the end of a large body to the beginning of its response it has a turn."""

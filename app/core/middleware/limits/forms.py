@@ -1,0 +1,67 @@
+"""Form bodies: Starlette parses them on the event loop, so they come in parts, and only in cheap character sets."""
+
+import asyncio
+import codecs
+
+from python_multipart.multipart import parse_options_header
+from starlette.types import Message, Receive, Scope
+
+from app.core.errors import UnsupportedMediaType
+
+LONGEST_FIELD = 128 * 1024
+"""Bytes of one field that is not a file, unless a route says otherwise: FastAPI's `form_limits`, `max_part_size`."""
+_PART = 16 * 1024
+_MEDIA_TYPES = frozenset({b"multipart/form-data", b"application/x-www-form-urlencoded"})
+# Starlette decodes with any codec of Python's, and some need seconds for a body (punycode), or make of it what is no
+# text (utf-7). Forms are UTF-8 (RFC 7578, section 5.1).
+_CHARSETS = frozenset({"utf-8", "ascii", "iso8859-1", "cp1252"})
+
+
+def form_receive(scope: Scope, receive: Receive) -> Receive:
+    """Return `receive`, or for a form what calls it and gives small parts, between which other tasks run.
+
+    Raises
+    ------
+    UnsupportedMediaType
+        The form is in another character set.
+    """
+    field = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
+    if b"form" not in field.lower():
+        return receive
+    media_type, parameters = parse_options_header(field)
+    if media_type not in _MEDIA_TYPES:
+        return receive
+    if not _is_cheap(parameters.get(b"charset", b"utf-8")):
+        raise UnsupportedMediaType("The character set of a form must be UTF-8")
+    return _Parts(receive).receive
+
+
+def _is_cheap(charset: bytes) -> bool:
+    try:
+        return codecs.lookup(charset.decode("ascii")).name in _CHARSETS
+    except (LookupError, UnicodeDecodeError):
+        return False
+
+
+class _Parts:
+    """The body of one request, in parts."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._message: Message = {}
+        self._body, self._start = b"", 0
+
+    async def receive(self) -> Message:
+        """Return the next part."""
+        if self._start < len(self._body):
+            await asyncio.sleep(0)
+        else:
+            self._message = await self._receive()
+            self._body, self._start = self._message.get("body", b""), 0
+        if len(self._body) <= _PART:
+            self._start = len(self._body)
+            return self._message
+        part = self._body[self._start : self._start + _PART]
+        self._start += _PART
+        last = self._start >= len(self._body)
+        return {**self._message, "body": part, "more_body": not last or self._message.get("more_body", False)}
