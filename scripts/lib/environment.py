@@ -36,21 +36,20 @@ def identity() -> str:
 
 
 def digest(file: str) -> str:
-    """Hash a requirements file of the repository."""
-    return hashlib.sha256((ROOT / file).read_bytes()).hexdigest()
+    """Hash a requirements file of the repository; one that is gone has no hash."""
+    path = ROOT / file
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
 def check(files: list[str]) -> int:
     """Compare the stamp with this Python, this folder and these files."""
     try:
         stamp: dict[str, str] = json.loads(STAMP.read_text())
-        sound = stamp.pop("identity") == identity()
-        sound = sound and all(digest(file) == known for file, known in stamp.items())
+        if stamp.pop("identity") != identity():
+            return UNSOUND
     except (OSError, ValueError, KeyError):
         return UNSOUND
-    if not sound:
-        return UNSOUND
-    return READY if all(file in stamp for file in files) else INCOMPLETE
+    return READY if all(digest(file) == stamp.get(file) for file in {*files, *stamp}) else INCOMPLETE
 
 
 def state(files: list[str]) -> int:
@@ -64,25 +63,27 @@ def state(files: list[str]) -> int:
 
 
 def make(files: list[str]) -> None:
-    """Install the files, in a new environment unless packages are only missing."""
+    """Install the files, in a new environment unless only packages differ."""
     with locked():
         found = state(files)
         if found == READY:
             return
+        files = [*files, *(file for file in installed() if file not in files)]
         if found == UNSOUND:
-            files = sorted({*files, *installed()})
             rebuild()
         stamp: dict[str, str] = json.loads(STAMP.read_text())
         STAMP.unlink()
+        if any(stamp.get(file) not in {None, digest(file)} for file in files):
+            remove_unlisted(files)
         for file in files:
-            if file not in stamp:
+            if stamp.get(file) != digest(file):
                 install(file)
-                stamp[file] = digest(file)
+        stamp = {"identity": stamp["identity"], **{file: digest(file) for file in files}}
         STAMP.write_text(json.dumps(stamp, indent=1))
 
 
 def installed() -> list[str]:
-    """List the files of a stale environment, so that the new one contains them too."""
+    """List the files that the environment contains, so that a new one contains them too."""
     try:
         return [file for file in json.loads(STAMP.read_text()) if (ROOT / file).is_file()]
     except (OSError, ValueError):
@@ -101,9 +102,25 @@ def rebuild() -> None:
     subprocess.run(command, check=True)
 
 
+def listed(file: str) -> list[str]:
+    """List the packages that a file names."""
+    return re.findall(r"^([\w.-]+)(?:\[.*\])?==", (ROOT / file).read_text(), re.MULTILINE)
+
+
+def remove_unlisted(files: list[str]) -> None:
+    """Uninstall what none of the files names any more; pip is not in them."""
+    found = subprocess.run([PYTHON, "-I", "-m", "pip", "list", "--format=json"], check=True, stdout=subprocess.PIPE)
+    kept = {"pip", *(re.sub(r"[-_.]+", "-", name).lower() for file in files for name in listed(file))}
+    names = {package["name"] for package in json.loads(found.stdout)}
+    extra = sorted(name for name in names if re.sub(r"[-_.]+", "-", name).lower() not in kept)
+    if extra:
+        print(f"removing from .venv: {', '.join(extra)}", flush=True)
+        subprocess.run([PYTHON, "-I", "-m", "pip", "uninstall", "--quiet", "--yes", *extra], check=True)
+
+
 def install(file: str) -> None:
     """Install one file, with hashes and without resolving dependencies: it is complete."""
-    number = len(re.findall(r"^[\w.-]+(?:\[.*\])?==", (ROOT / file).read_text(), re.MULTILINE))
+    number = len(listed(file))
     print(f"installing {file} into .venv: {number} packages", flush=True)
     command = [PYTHON, "-I", "-m", "pip", "install", "--no-color", "--progress-bar", "off"]
     command += ["--require-hashes", "--no-deps", "-r", str(ROOT / file)]
