@@ -54,7 +54,7 @@ class PageStatement:
     ) -> Sequence[tuple[Any, ...]]:
         """Read a page, and one row more if there is one; `values` are those of the filters."""
         given = {"page_rows": limit + 1, **self._after(position), **values}
-        return [self._row(row) for row in connection.execute(self._one, given)]
+        return [*map(self._row, connection.execute(self._one, given).all())]  # `all` does not fetch row by row
 
     def __call__(self, connection: Connection, positions: Sequence[Position]) -> Sequence[Sequence[tuple[Any, ...]]]:
         """Read pages of `SHARED_ROWS` rows, and one row more of each, by one statement, if it is shareable."""
@@ -64,8 +64,8 @@ class PageStatement:
         distinct = list(found)
         after = [self._after(position) for position in distinct]
         arrays = {name: [last[name] for last in after] for name in self._last}
-        for question, *row in connection.execute(self._many, {"page_rows": SHARED_ROWS + 1, **arrays}):
-            found[distinct[question - 1]].append(self._row(row))
+        for row in connection.execute(self._many, {"page_rows": SHARED_ROWS + 1, **arrays}).all():
+            found[distinct[row[0] - 1]].append(self._row(row[1:]))
         return [found[position] for position in positions]
 
     def _after(self, position: Position) -> dict[str, Any]:

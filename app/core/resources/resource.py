@@ -120,7 +120,7 @@ class Resource(Generic[M, C, U, Q]):
         return row
 
     def _get_each(self, connection: Connection, ids: Sequence[int]) -> Sequence[M | None]:
-        found = connection.execute(self._by_ids, {"ids": list(set(ids))})
+        found = connection.execute(self._by_ids, {"ids": list(set(ids))}).all()
         rows = {row.id: row for row in map(self._inserts.row, found)}
         return [rows.get(row_id) for row_id in ids]
 
@@ -150,7 +150,8 @@ class Resource(Generic[M, C, U, Q]):
         return run_on(db, self._insert_each, rows, session=False)
 
     def _insert_each(self, connection: Connection, rows: Sequence[C]) -> Sequence[M]:
-        return [*map(self._inserts.row, connection.execute(self._inserts.plain, self._inserts.values(rows)))]
+        new = connection.execute(self._inserts.plain, self._inserts.values(rows)).all()
+        return [*map(self._inserts.row, new)]
 
     async def _insert_once(self, db: Keyed, row: C) -> M:
         asked = Asked(db.key, db.key.fingerprint(row), [row])

@@ -65,7 +65,7 @@ class Updates:
         # In order, so that two statements seldom wait for each other; where they do, the lock timeout ends it.
         parameters = self._parameters([firsts[row_id] for row_id in sorted(firsts)])
         try:
-            rows = {row.id: row for row in map(self.row, connection.execute(self._statement, parameters))}
+            rows = {row.id: row for row in map(self.row, connection.execute(self._statement, parameters).all())}
         except DBAPIError as error:
             if sqlstate_of(error) != LOCK_TIMEOUT:
                 raise
