@@ -138,7 +138,11 @@ class ConditionalRequest:
             raise NotModified(headers={"ETag": tag})
         if method != "GET" and not self._taken:
             raise IgnoredConditions("give `conditions` to the store function that changes the row")
-        self._response.headers["ETag"] = tag
+        fields = self._response.raw_headers
+        if fields:
+            self._response.headers["ETag"] = tag
+        else:
+            fields.append((b"etag", tag.encode()))  # the same, without a search
         return row
 
     def created(self, row: New) -> New:

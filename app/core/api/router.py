@@ -215,8 +215,10 @@ def _dump(route: Any, *, as_json: bool) -> Callable[[Any], Any]:  # noqa: ANN401
     if field is None:
         return jsonable_encoder
     validated, options = _validator(route), _dump_options(route)
-    serialize = field.serialize_json if as_json else field.serialize
-    return lambda result: serialize(validated(result), **options)
+    if not as_json:
+        return lambda result: field.serialize(validated(result), **options)
+    adapter = field._type_adapter  # noqa: SLF001 - `field.serialize_json` hands sixteen arguments on to it
+    return lambda result: adapter.serializer.to_json(validated(result), **options)
 
 
 async def _json_of(request: Request) -> Any:  # noqa: ANN401 - any JSON value

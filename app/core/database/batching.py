@@ -54,12 +54,13 @@ class Batcher(Generic[Q, A]):
 
     async def __call__(self, question: Q) -> A:
         """Ask, alone or together with others."""
-        future: asyncio.Future[A] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()  # a system call, before Python 3.12
+        future: asyncio.Future[A] = loop.create_future()
         self._waiting.append((question, future, time.monotonic(), copy_context()))
         if self._free:
             self._free -= 1
             # In a context of its own: context variables of one caller are not for the others.
-            task = asyncio.get_running_loop().create_task(self._serve(), context=Context())
+            task = loop.create_task(self._serve(), context=Context())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         return await future

@@ -217,7 +217,7 @@ class Keyed:
 
 async def get_database(connection: HTTPConnection) -> Database:
     """Return the database of the application, for a dependency."""
-    database: Database = connection.app.state.database
+    database: Database = connection.app.state["database"]  # as an attribute it would be an `AttributeError` first
     return database
 
 

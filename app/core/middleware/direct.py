@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.core.error_responses import response_for
 from app.core.errors import MethodNotAllowed
-from app.core.middleware.route_table import RouteTable
+from app.core.middleware.route_table import TEMPLATE, RouteTable
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -111,7 +111,7 @@ def _candidates(routes: Sequence[RouteContext]) -> Iterator[_Candidate]:
         provider = handler and route.dependency_overrides_provider
         if provider is None or route.max_body_size is not None:
             handler = None
-        notes = {"endpoint": route.endpoint, "route": route.original_route}
+        notes = {"endpoint": route.endpoint, "route": route.original_route, TEMPLATE: route.path_format}
         yield _Candidate(route.path_regex, route.methods, route.param_convertors, handler, provider, notes, route)
 
 

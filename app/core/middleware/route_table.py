@@ -10,6 +10,8 @@ from starlette.routing import BaseRoute, Mount
 from starlette.types import Scope
 
 UNMATCHED = "unmatched"
+TEMPLATE = "app.template"
+"""Key in the scope of a request whose template `DirectMiddleware` has found."""
 
 
 class RouteTable:
@@ -68,6 +70,9 @@ class RouteTable:
 
     def template(self, scope: Scope) -> str:
         """Return the template of the route that served a request, or `UNMATCHED`: never what the client sent."""
+        known: str | None = scope.get(TEMPLATE)
+        if known is not None:
+            return known
         route = scope.get("route")
         if route is None:
             return self.template_of(scope["path"])  # rejected before routing, no route, or not a route of FastAPI
