@@ -125,6 +125,7 @@ def _report(old: str, new: str, kinds: frozenset[str]) -> None:
         return
     said = [f"{old} is now {new}"] if old != new else []
     said += ["items are removed"] if "items" in kinds else []
+    said += ["LICENSE keeps the copyright of the template"] if "template" in kinds else []
     for status, what in (("D", "removed"), ("M", "changed")) if old == new and not kinds else ():
         files = [change[2:] for change in changes if change.startswith(status) and change[2:] != "pyproject.toml"]
         said += [f"{what}: {', '.join(files)}"] if files else []

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from new_resource import check, singular
+from new_resource import check, names_of, singular
 from tests.support.copies import copy_repository, execute, run
 
 LINT_IMPORTS = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
@@ -41,6 +41,13 @@ def test_a_new_resource_passes_its_tests(tmp_path: Path) -> None:
 )
 def test_the_singular_is_guessed(many: str, one: str) -> None:
     assert singular(many) == one
+
+
+@pytest.mark.parametrize("words", ["an order", "a shipment", "an update", "a unit", "a user", "an umbrella"])
+def test_the_article_is_that_of_the_word(words: str) -> None:
+    article, one = words.split()
+
+    assert names_of(f"{one}s", one)["a"] == article
 
 
 def test_a_name_that_is_only_an_attribute_elsewhere_is_accepted() -> None:
