@@ -1,5 +1,6 @@
 """Each shape of handler that FastAPI documents gives on `APIRoute` what it gives on FastAPI's own, and by which way."""
 
+import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -580,6 +581,52 @@ def test_input_is_strict_on_either_way(kind: str, fastapis_calls: list[str]) -> 
     assert client.post("/things?limit=%ff", json={"name": "a"}).status_code == 422
     assert client.post("/things", content=b'{"name": "a", "name": "b"}', headers=_JSON).status_code == 422
     assert client.post("/things", content=b'{"name": "a"}', headers={"Content-Type": "text/plain"}).status_code == 415
+
+
+@pytest.mark.parametrize("kind", ["async", "def"])
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"[" * 64 + b"]" * 64, 200),
+        (b"[" * 65 + b"]" * 65, 422),
+        (b'{"a": ' * 900 + b"1" + b"}" * 900, 422),
+        (b'["a\\n", "' + b"[" * 70 + b'\\""]', 200),
+        (b'{"a": "\\ud83d\\ude00", "b": "\\\\ud800"}', 200),
+        (b'{"a": "\\ud800"}', 422),
+        (b'{"\\uDC00": "a"}', 422),
+        (b"[1e308, 1e-400]", 200),
+        (b"[-1e400]", 422),
+    ],
+    ids=[
+        "64 levels",
+        "65",
+        "900",
+        "brackets in a string",
+        "a pair",
+        "a lone surrogate",
+        "in a name",
+        "doubles",
+        "none",
+    ],
+)
+def test_what_could_not_be_sent_back_is_not_accepted(kind: str, body: bytes, status: int) -> None:
+    router = fastapi.APIRouter(route_class=APIRoute, prefix="/things")
+    if kind == "async":
+
+        @router.post("")
+        async def post(thing: Annotated[Any, Body()]) -> Any:
+            return thing
+    else:
+
+        @router.post("")
+        def post_in_thread(thing: Annotated[Any, Body()]) -> Any:
+            return thing
+
+    app = FastAPI()
+    app.include_router(router)
+    answer = TestClient(app, raise_server_exceptions=False).post("/things", content=body, headers=_JSON)
+    assert answer.status_code == status
+    assert status == 422 or answer.json() == json.loads(body)
 
 
 def test_every_route_of_the_service_takes_the_short_way(client: TestClient, fastapis_calls: list[str]) -> None:
