@@ -12,6 +12,7 @@ class Base(DeclarativeBase):
     """Names every constraint and index by one rule, so that a migration can name what it changes.
 
     `Mapped[int]` is a bigint, `Mapped[str]` text, `Mapped[datetime]` has a time zone.
+    A class with `__mapper_args__` of its own repeats `eager_defaults` there.
     """
 
     type_annotation_map: ClassVar[dict[Any, Any]] = {
