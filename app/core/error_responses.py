@@ -4,6 +4,7 @@ The body is that of ADR 0005, or RFC 9457 (`application/problem+json`) for a cli
 """
 
 import http
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,12 +26,15 @@ from app.core.errors import (
     MethodNotAllowed,
     NotFound,
     NotModified,
+    Overloaded,
     PayloadTooLarge,
     TargetTooLong,
     Unauthenticated,
     UnsupportedMediaType,
 )
 from app.core.observability.trace_id import get_trace_id
+
+_log = logging.getLogger(__name__)
 
 PROBLEM_JSON = "application/problem+json"
 # Limits of the parts of a body, so that a response with its headers stays below 16 KiB.
@@ -39,6 +43,7 @@ _MAX_PROBLEM_BYTES = 12_000  # of all problems together
 _MAX_LOCATION = 10  # names
 _LONGEST_NAME, _MAX_MESSAGE, _MAX_INSTANCE = 64, 500, 512  # characters
 _LONGEST_ACCEPT = 1024  # characters that are read of it
+_NOT_PARSED = "There was an error parsing the body"  # FastAPI's message
 WITHOUT_BODY = frozenset({204, 304})
 """Statuses of responses that have no body (RFC 9110, section 8.6)."""
 
@@ -193,8 +198,14 @@ def _clean(part: int | str) -> int | str:
 
 
 async def handle_http_error(request: Request, error: Exception) -> Response:
-    """Answer an `HTTPException`; a 405 gets every method of its path in `Allow`."""
+    """Answer an `HTTPException`; a 405 gets every method of its path in `Allow`.
+
+    FastAPI answers 400 to whatever fails while it reads a form, and thereby blames the client for a full disk.
+    """
     assert isinstance(error, HTTPException)  # noqa: S101 - what it is registered for
+    if isinstance(error.__cause__, OSError) and error.detail == _NOT_PARSED:
+        _log.error("an uploaded file could not be stored", exc_info=error.__cause__)
+        error = Overloaded()
     if error.status_code == MethodNotAllowed.status:
         allow = request.app.state.routes.allowed_methods(request.scope["path"])
         error = MethodNotAllowed(headers={"Allow": ", ".join(allow)})

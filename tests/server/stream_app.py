@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated
 
@@ -19,6 +20,7 @@ for _module in (timeouts, server):
     for _name in vars(_module).keys() & {name.removeprefix("TEST_") for name in os.environ}:
         setattr(_module, _name, float(os.environ[f"TEST_{_name}"]))
 
+tempfile.tempdir = os.environ.get("TEST_TEMPORARY_FOLDER")
 _log = logging.getLogger("streams")
 
 app = create_app()

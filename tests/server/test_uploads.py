@@ -40,3 +40,15 @@ def test_an_upload_that_is_slow_but_steady_succeeds(start: Start) -> None:
     larger = service.connect()
     larger.send(b"POST /background HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(FORM))
     assert larger.answer().status == 413
+
+
+def test_an_upload_that_cannot_be_stored_is_not_the_client_s_fault(start: Start) -> None:
+    service = start(app=APP, MAX_BODY_BYTES=100_000, TEST_TEMPORARY_FOLDER="/nonexistent")
+    form = HEAD + bytes(2_000_000) + b"\r\n--x--\r\n"  # Starlette keeps files of up to 1 MiB in memory
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    response = service.client.post("/upload", content=form, headers=headers)
+    assert response.status_code == 503
+    assert response.headers["retry-after"] == "1"
+    assert response.json()["detail"]["code"] == "OVERLOADED"
+    lines = service.logged(response.headers["x-trace-id"])
+    assert [line["message"] for line in lines if line["level"] == "ERROR"] == ["an uploaded file could not be stored"]
