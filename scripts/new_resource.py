@@ -12,11 +12,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from lib.database_url import ROOT
 from lib.resource_files import FILES
 
-_AFTER_THE_ROUTERS = "\n    # The platform's own.\n"
+_AFTER_THE_ROUTERS = "    app.include_router(health.router)\n"
 _AFTER_THE_FEATURES = "    | server\n"
 _SINGULARS = (
     *((ending, ending) for ending in ("ss", "us", "is", "series")),  # is none, and refused
@@ -73,7 +74,7 @@ def check(many: str, one: str) -> None:
             refuse(f"{many}: {file.relative_to(ROOT)} has a table of this name")
 
 
-def refuse(problem: str) -> None:
+def refuse(problem: str) -> NoReturn:
     """Exit with a line."""
     raise SystemExit(f"new-resource: {problem}")
 
@@ -105,11 +106,12 @@ def write(many: str, one: str) -> list[str]:
 
 
 def _insert(name: str, before: str, line: str) -> None:
-    """Write a line before another one."""
+    """Write a line before another one, and before the blank line and the comment that belong to that."""
     text = (ROOT / name).read_text()
-    if text.count(before) != 1:
+    place = re.search(rf"(?:^\n)?(?:^ *#.*\n)*^{re.escape(before)}", text, re.MULTILINE)
+    if place is None or text.count(before) != 1:
         refuse(f"{name} does not have the line {before.strip()!r}, before which {line.strip()!r} is written")
-    (ROOT / name).write_text(text.replace(before, line + before))
+    (ROOT / name).write_text(text[: place.start()] + line + text[place.start() :])
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import new_resource
 from new_resource import check, names_of, singular
 from tests.support.copies import copy_repository, execute, run
 
@@ -89,6 +90,17 @@ def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
     nothing = f"new-resource: statuses: nothing was written, because this failed: {reason}"
     assert said.splitlines() == ["migrate: no server", nothing]
     assert contents(tmp_path) == former
+
+
+@pytest.mark.parametrize("between", ["", "\n", "    # Reworded.\n", "\n    # Two\n    # lines.\n"])
+def test_the_routers_of_features_stay_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, between: str) -> None:
+    monkeypatch.setattr(new_resource, "ROOT", tmp_path)
+    first, last = ("    app.include_router(first.router)\n", "    app.include_router(health.router)\n")
+    (tmp_path / "main.py").write_text(first + between + last)
+
+    new_resource._insert("main.py", new_resource._AFTER_THE_ROUTERS, "    second\n")
+
+    assert (tmp_path / "main.py").read_text() == f"{first}    second\n{between}{last}"
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
