@@ -24,7 +24,7 @@ less CPU time for each request)."""
 
 
 class Batcher(Generic[Q, A]):
-    """Turns a function of many questions into one of a single question.
+    """Turns a function of many questions into one of a single question, in the event loop in which it is made.
 
     Parameters
     ----------
@@ -46,6 +46,7 @@ class Batcher(Generic[Q, A]):
         self, ask: Callable[[Sequence[Q]], Awaitable[Sequence[A | Exception]]], *, max_batch: int, max_in_flight: int
     ) -> None:
         self._ask = ask
+        self._loop = asyncio.get_running_loop()  # kept: before Python 3.12 each call is a system call
         self._max_batch = max_batch
         self._free = max_in_flight
         self._busy = self._before = False
@@ -54,13 +55,12 @@ class Batcher(Generic[Q, A]):
 
     async def __call__(self, question: Q) -> A:
         """Ask, alone or together with others."""
-        loop = asyncio.get_running_loop()  # a system call, before Python 3.12
-        future: asyncio.Future[A] = loop.create_future()
+        future: asyncio.Future[A] = self._loop.create_future()
         self._waiting.append((question, future, time.monotonic(), copy_context()))
         if self._free:
             self._free -= 1
             # In a context of its own: context variables of one caller are not for the others.
-            task = loop.create_task(self._serve(), context=Context())
+            task = self._loop.create_task(self._serve(), context=Context())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         return await future

@@ -103,7 +103,8 @@ class ServiceProtocol(InputProtocol):
             self._run(*self.pipeline.pop())
         if self._unparsed:
             self._parse_soon()
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         if self.responding:
             return
         if self._current is not None and REJECTED in self._current[0].scope and not self._current[0].more_body:
