@@ -24,7 +24,7 @@ from starlette.requests import ClientDisconnect
 
 from app.core.api import authentication
 from app.core.api.input.arguments import Given, Plan, plan_of
-from app.core.api.input.json_body import JSON, decode_json, require_media_type
+from app.core.api.input.json_body import JSON, JSONRequest, decode_json, for_handler, require_media_type
 from app.core.api.input.strict_query import check_query, repeatable_parameters
 from app.core.api.openapi import operations
 from app.core.errors import InvalidInput
@@ -101,6 +101,7 @@ def _takes_json(route: Any) -> bool:  # noqa: ANN401 - a route, or FastAPI's con
 def _strict(handler: Handler, route: Any) -> Handler:  # noqa: ANN401
     """Put the checks of query and body in front of FastAPI's own handler."""
     takes_json = route.body_field is not None and _takes_json(route)
+    takes_request = route.dependant.request_param_name is not None
     repeatable = repeatable_parameters(route.dependant)
 
     async def strict_handler(request: Request) -> Response:
@@ -108,15 +109,12 @@ def _strict(handler: Handler, route: Any) -> Handler:  # noqa: ANN401
             check_query(request, repeatable)
         if takes_json:
             require_media_type(request)
-            request = _JSONRequest(request.scope, request.receive)
+            request = JSONRequest(request.scope, request.receive)
+        elif takes_request:
+            request = for_handler(request)
         return await handler(request)
 
-    return strict_handler if takes_json or repeatable is not None else handler
-
-
-class _JSONRequest(Request):
-    async def json(self) -> Any:  # noqa: ANN401 - any JSON value
-        return await decode_json(await self.body())
+    return strict_handler if takes_json or takes_request or repeatable is not None else handler
 
 
 def _guarded(handler: Handler, guard: SecurityScopes | None, provider: Any) -> Handler:  # noqa: ANN401
@@ -135,6 +133,7 @@ def _guarded(handler: Handler, guard: SecurityScopes | None, provider: Any) -> H
 def _short_way(plan: Plan, route: Any, fastapis: Handler) -> Handler:  # noqa: ANN401
     repeatable = repeatable_parameters(route.dependant)
     has_body = route.body_field is not None
+    takes_request = route.dependant.request_param_name is not None
     provider = route.dependency_overrides_provider
     respond = _responder(route)
     endpoint = _description(route)
@@ -144,6 +143,8 @@ def _short_way(plan: Plan, route: Any, fastapis: Handler) -> Handler:  # noqa: A
             return await fastapis(request)
         if repeatable is not None:
             check_query(request, repeatable)
+        if takes_request and not has_body:
+            request = for_handler(request)
         given = Given(request, await _json_of(request) if has_body else None)
         arguments, errors = await plan.arguments(given)
         if errors:

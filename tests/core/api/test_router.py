@@ -629,6 +629,33 @@ def test_what_could_not_be_sent_back_is_not_accepted(kind: str, body: bytes, sta
     assert status == 422 or answer.json() == json.loads(body)
 
 
+@pytest.mark.parametrize("number", ["", "1"])
+def test_a_handler_that_reads_the_body_itself_gets_strict_json_too(number: str, fastapis_calls: list[str]) -> None:
+    router = fastapi.APIRouter(route_class=APIRoute, prefix="/things")
+
+    @router.post("")
+    async def post(request: Request, *, lenient: bool = False) -> Any:
+        try:
+            return await request.json()
+        except json.JSONDecodeError as error:
+            if lenient:
+                return {"position": error.pos}
+            raise
+
+    @router.post("1", dependencies=[Depends(_plain)])
+    async def post_fastapis_way(request: Request) -> Any:
+        return await request.json()
+
+    app = FastAPI()
+    app.include_router(router)
+    client = TestClient(app)
+    assert client.post(f"/things{number}", content=b'{"a": 1.5}').json() == {"a": 1.5}
+    for body in b"", b"{", b"\xff", b'{"a": 1, "a": 2}', b"[" * 100_000:
+        assert client.post(f"/things{number}", content=body).status_code == 422
+    assert bool(fastapis_calls) is bool(number)
+    assert client.post("/things?lenient=1", content=b'{"a": }').json() == {"position": 6}
+
+
 def test_every_route_of_the_service_takes_the_short_way(client: TestClient, fastapis_calls: list[str]) -> None:
     thing = client.post("/things", json={"name": "Lamp", "price": 1.5}).json()
     requests = [

@@ -81,7 +81,7 @@ def parse_json(body: bytes) -> Any:  # noqa: ANN401 - any JSON value
         raise _refused(f"has more than {MAX_VALUES} values", "too_many_values")
     try:
         value = _decode(body.decode("utf-8"))
-        if _SURROGATE.search(body) is not None:
+        if b"\\u" in body and _SURROGATE.search(body) is not None:
             json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate is a ValueError
     except json.JSONDecodeError:
         raise
@@ -103,6 +103,35 @@ async def decode_json(body: bytes) -> Any:  # noqa: ANN401 - any JSON value
     async with _lock_of(asyncio.get_running_loop()):
         await asyncio.sleep(0)
         return parse_json(body)
+
+
+class JSONRequest(Request):
+    """A request whose body is read as `decode_json` does."""
+
+    async def json(self) -> Any:  # noqa: ANN401 - any JSON value
+        """Return the body."""
+        return await decode_json(await self.body())
+
+
+def for_handler(request: Request) -> Request:
+    """Return the request for a handler that reads the body itself; one that a subclass of the route made stays."""
+    return _HandlersRequest(request.scope, request.receive) if type(request) is Request else request
+
+
+class _NotJSON(InvalidInput, json.JSONDecodeError):
+    """A handler may catch it as the decoder's; if it does not, the answer is 422, not 500."""
+
+    code, default_message = InvalidInput.code, InvalidInput.default_message
+
+
+class _HandlersRequest(JSONRequest):
+    async def json(self) -> Any:  # noqa: ANN401 - any JSON value
+        try:
+            return await super().json()
+        except json.JSONDecodeError as error:
+            refused = _NotJSON(errors=[{"loc": ["body"], "msg": "JSON decode error", "type": "json_invalid"}])
+            refused.msg, refused.doc, refused.pos = error.msg, error.doc, error.pos
+            raise refused from None
 
 
 @lru_cache(maxsize=1)
