@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import os
 import resource
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -39,6 +41,32 @@ def test_pipelined_requests_take_little_memory(service: Service) -> None:
                 with contextlib.suppress(BlockingIOError):
                     attacker.recv(1 << 16)
             time.sleep(0.01)
+
+
+def send_pipelined(attackers: list[socket.socket], size: int) -> None:
+    request = b"GET /a HTTP/1.1\r\nHost:x\r\n\r\n"
+    for attacker in attackers:
+        attacker.setblocking(False)  # noqa: FBT003
+        with contextlib.suppress(BlockingIOError):
+            attacker.send(request * (size // len(request)))
+
+
+def test_many_pipelining_connections_take_little_memory(service: Service) -> None:
+    with ordinary_beside(service, growth=32), connections(service.port, 400) as attackers:
+        send_pipelined(attackers, 8_000)
+        time.sleep(5)
+
+
+def test_pipelined_input_is_limited_together(start_service: StartService) -> None:
+    service = start_service(WEB_CONCURRENCY="1")
+    [worker] = service.wait_for_workers(1)
+    with connections(service.port, 450) as attackers:
+        os.kill(worker, signal.SIGSTOP)
+        send_pipelined(attackers, 400_000)  # the kernel takes 64 KiB of each, and more
+        os.kill(worker, signal.SIGCONT)
+        eventually(lambda: any(attacker.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) for attacker in attackers))
+        assert service.get("/health/live").status == 200
+    assert service.workers() == [worker]
 
 
 def test_pipelined_requests_are_all_answered_in_order(service: Service) -> None:

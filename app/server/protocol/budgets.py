@@ -11,6 +11,8 @@ from app.core.errors import Overloaded
 
 # For the bodies and messages that are received or processed; twice the largest body, if that is more.
 _BODIES = 16 * 1024 * 1024
+# For input after the requests that are being answered.
+_QUEUES = 16 * 1024 * 1024
 # For responses that clients have not read.
 _RESPONSES = 64 * 1024 * 1024
 
@@ -77,10 +79,18 @@ def reject_slowest(otherwise: Holder) -> None:
     slowest.close_with_error(Overloaded.status, Overloaded.code, Overloaded.default_message)
 
 
+def reject_oldest_queue() -> None:
+    """Close the connection that has queued input for longest, since all queues together are too large."""
+    oldest = queues.holders()[0]
+    queues.release(oldest)
+    oldest.close_with_error(Overloaded.status, Overloaded.code, Overloaded.default_message)
+
+
 def abort_oldest() -> None:
     """Abort the oldest unread response, since all together are too large."""
     responses.holders()[0].abort_response("The responses that clients have not read take too much memory")
 
 
 bodies = Budget(max(_BODIES, 2 * load_settings().max_body_bytes))
+queues = Budget(_QUEUES)
 responses = Budget(_RESPONSES)

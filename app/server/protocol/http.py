@@ -12,7 +12,7 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from app.core.lifecycle import EARLY_RETRY, REJECT, REJECTED, Reject, Rejection
-from app.server.protocol.budgets import abort_oldest, bodies, responses
+from app.server.protocol.budgets import abort_oldest, bodies, queues, responses
 from app.server.protocol.head import is_canonical
 from app.server.protocol.input import InputProtocol, PipelineFlow
 from app.server.protocol.responses import JoinedHead, render
@@ -48,6 +48,7 @@ class ServiceProtocol(InputProtocol):
         super().connection_lost(exc)
         self._unparsed = b""
         bodies.release(self)
+        queues.release(self)
         responses.release(self)
         if self._current is None:
             return

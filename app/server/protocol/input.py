@@ -8,7 +8,7 @@ from typing import cast
 import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
 
-from app.server.protocol.budgets import bodies, reject_slowest
+from app.server.protocol.budgets import bodies, queues, reject_oldest_queue, reject_slowest
 from app.server.protocol.closing import ClosingProtocol
 from app.server.protocol.head import (
     MAX_FIELDS,
@@ -22,12 +22,20 @@ from app.server.protocol.head import (
     without_upgrade,
 )
 
-# Bytes that are parsed at a time: they may be many short requests, whose objects are a hundred times as large.
-_PIECE = 8192
+# Bytes that are parsed at a time, and how many of them need not end with a head: they may be short requests, whose
+# objects are a hundred times as large.
+_PIECE, _SHORT_PIECE = 8192, 64
+_END_OF_HEAD = b"\r\n\r\n"
 # A body has at most so many chunks, and one more for each so many bytes: each costs as much as some hundred bytes.
 _CHUNKS, _CHUNK_BYTES = 4000, 32
 # Chunks that are parsed in one iteration of the event loop.
 _CHUNKS_AT_ONCE = 1000
+
+
+def _end_of_piece(data: bytes, start: int) -> int:
+    """Return how far to parse: to the end of a head if possible, so that few requests are queued."""
+    end = data.find(_END_OF_HEAD, start + _SHORT_PIECE - len(_END_OF_HEAD), start + _PIECE)
+    return start + _PIECE if end < 0 else end + len(_END_OF_HEAD)
 
 
 class PipelineFlow(FlowControl):
@@ -79,7 +87,7 @@ class InputProtocol(ClosingProtocol):
         data, self._unparsed = self._unparsed, b""
         start, again, enough = 0, b"", self._chunks + _CHUNKS_AT_ONCE
         while (again or start < len(data)) and not (self._input_ended or self.pipeline or self._chunks > enough):
-            piece, again = again or data[start : (start := start + _PIECE)], b""
+            piece, again = again or data[start : (start := _end_of_piece(data, start))], b""
             self.received_bytes += len(piece)
             try:
                 self.parser.feed_data(piece)
@@ -94,12 +102,18 @@ class InputProtocol(ClosingProtocol):
             else:
                 self._count_body()
                 self._check_partial()
-        if not self._input_ended:
-            self._unparsed = again + data[start:]
+        self._queue(b"" if self._input_ended else again + data[start:])
         if self.has_queue:
             self.flow.pause_reading()
             if self._chunks > enough:
                 self._parse_soon()
+
+    def _queue(self, rest: bytes) -> None:
+        self._unparsed = rest
+        if not rest:
+            queues.release(self)
+        elif not queues.set(self, len(rest)):
+            reject_oldest_queue()
 
     def _parse_soon(self) -> None:
         self.loop.call_soon(self._parse_queued, context=contextvars.Context())
@@ -129,6 +143,7 @@ class InputProtocol(ClosingProtocol):
 
     def _upgrade_to_websocket(self, rest: bytes) -> None:
         """Hand the connection over; uvicorn would lose what came with the head."""
+        queues.release(self)
         self.handle_websocket_upgrade()
         if rest:
             cast("asyncio.Protocol", self.transport.get_protocol()).data_received(rest)
