@@ -24,7 +24,7 @@ from app.server.protocol.head import (
 
 # Bytes that are parsed at a time, and how many of them need not end with a head: they may be short requests, whose
 # objects are a hundred times as large.
-_PIECE, _SHORT_PIECE = 8192, 64
+_PIECE, _SHORT_PIECE = 8192, 256
 _END_OF_HEAD = b"\r\n\r\n"
 # A body has at most so many chunks, and one more for each so many bytes: each costs as much as some hundred bytes.
 _CHUNKS, _CHUNK_BYTES = 4000, 32
