@@ -233,7 +233,7 @@ def test_two_transactions_that_lock_each_other_out_both_end_well(client: TestCli
     for future in (begin(client, "transaction", work(1, 2)), begin(client, "transaction", work(2, 1))):
         future.result(60)
 
-    assert len(calls) == 3
+    assert len(calls) >= 3, calls  # one was repeated; it may have taken its row again before the other got it
     assert sql("SELECT price FROM things") == [(3,), (3,)]
 
 
