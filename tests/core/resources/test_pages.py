@@ -147,7 +147,8 @@ async def test_a_stream_holds_neither_memory_nor_a_transaction(make_settings: Ma
                 blocks = max(blocks, sys.getallocatedblocks() - before)
                 [(transactions,)] = sql(
                     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
-                    "AND pid <> pg_backend_pid() AND (state LIKE 'idle in transaction%' OR state = 'active')"
+                    "AND pid <> pg_backend_pid() AND backend_type = 'client backend' "
+                    "AND (state LIKE 'idle in transaction%' OR state = 'active')"
                 )
                 held += transactions
             last = thing
