@@ -120,23 +120,27 @@ def test_it_speaks_tls_where_gunicorn_is_given_a_certificate(tmp_path: Path) -> 
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     words = ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost")
     subprocess.run([*words, "-keyout", key, "-out", certificate], check=True, capture_output=True)
-    service = launch(tmp_path, GUNICORN_CMD_ARGS=f"--certfile {certificate} --keyfile {key}")
+    arguments = f"--certfile {certificate} --keyfile {key}"
+    service = launch(tmp_path, GUNICORN_CMD_ARGS=arguments, TEST_HEAD_SECONDS=1)
     context = ssl.create_default_context(cafile=str(certificate))
 
-    def answers() -> bool:
+    def ask(request: bytes) -> bytes:
         with (
-            contextlib.suppress(OSError),
-            socket.create_connection(("127.0.0.1", service.port), 5) as plain,
+            contextlib.suppress(ConnectionError),
+            socket.create_connection(("127.0.0.1", service.port), 60) as plain,
             context.wrap_socket(plain, server_hostname="localhost") as connection,
         ):
-            connection.sendall(b"GET /pid HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            return connection.recv(64).startswith(b"HTTP/1.1 200")
-        return False
+            connection.sendall(request)
+            return connection.recv(64)
+        return b""
 
     try:
-        eventually(answers)
+        eventually(lambda: ask(b"GET /pid HTTP/1.1\r\nHost: localhost\r\n\r\n").startswith(b"HTTP/1.1 200"))
+        assert ask(b"nonsense\r\n\r\n").startswith(b"HTTP/1.1 400")
+        assert ask(b"GET /pid HTTP/1.1\r\n").startswith(b"HTTP/1.1 408")
     finally:
         assert service.stop() == 0
+    assert [line for line in service.lines() if line["level"] == "ERROR"] == []
 
 
 def test_the_metrics_folder_goes_with_the_service(start: Start) -> None:

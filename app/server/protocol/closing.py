@@ -63,11 +63,15 @@ class ClosingProtocol(HttpToolsProtocol):
             self.transport.close()
             return
         self._linger()
-        self.transport.write_eof()
+        self._write_eof()
 
     def _linger(self) -> None:
         self._input_ended = self.lingering = True
         self.head_since, self.body_since, self.idle_since = None, None, self.loop.time()
+
+    def _write_eof(self) -> None:
+        if self.transport.can_write_eof():  # TLS cannot; `Connection: close` tells the client
+            self.transport.write_eof()
 
     def disable_keep_alive(self) -> None:
         """Make the response that has not started the last one of the connection."""
@@ -119,6 +123,6 @@ class ClosingProtocol(HttpToolsProtocol):
 
     def _send_error(self, scope: Scope, status: int, code: str, message: str) -> None:
         self.transport.write(render_error(scope, self.server_state.default_headers, status, code, message))
-        self.transport.write_eof()
+        self._write_eof()
         extra = {"status": status, "client": self.client[0] if self.client else None}
         logger.info("%s", message, extra=extra)
