@@ -4,12 +4,13 @@ import asyncio
 import json
 import os
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-from app.core.lifecycle import lifecycle
+from app.core.lifecycle import REJECT, Rejection, lifecycle
 from app.server import server
 from app.server.protocol import timeouts
 
@@ -26,6 +27,8 @@ while not _BOOT.exists():
     time.sleep(0.02)
 _busy = 0
 """Requests in progress, of which `/pid` tells."""
+_rejected: Counter[float] = Counter()
+"""Rejected requests of each iteration of the event loop, by its time."""
 
 
 async def _answer(send: Send, status: int, body: bytes) -> None:
@@ -34,7 +37,15 @@ async def _answer(send: Send, status: int, body: bytes) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-async def _lifespan(receive: Receive, send: Send) -> None:
+def _reject(scope: Scope) -> Rejection | None:
+    if scope["path"] != "/rejected":
+        return None
+    _rejected[asyncio.get_running_loop().time()] += 1
+    return [(b"content-length", b"0")], b""
+
+
+async def _lifespan(scope: Scope, receive: Receive, send: Send) -> None:
+    scope["state"][REJECT] = _reject
     while (await receive())["type"] != "lifespan.shutdown":
         await send({"type": "lifespan.startup.complete"})
     await asyncio.sleep(float(os.environ.get("TEST_ENDING_SECONDS", "0")))
@@ -54,7 +65,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer by the first part of the path."""
     global _busy  # noqa: PLW0603 - one event loop
     if scope["type"] == "lifespan":
-        await _lifespan(receive, send)
+        await _lifespan(scope, receive, send)
         return
     _busy += 1
     try:
@@ -88,4 +99,5 @@ async def _respond(scope: Scope, receive: Receive, send: Send) -> None:
         await _answer(send, 200, b"blocked")
     else:
         state: dict[str, Any] = {"pid": os.getpid(), "slot": os.environ.get("METRICS_SLOT"), "busy": _busy - 1}
+        state["rejected_at_once"] = max(_rejected.values(), default=0)
         await _answer(send, 200, json.dumps(state).encode())

@@ -122,6 +122,15 @@ def test_garbage_behind_a_request_waits_for_its_answer(connection: Connection) -
     assert connection.closed()
 
 
+def test_pipelined_requests_are_rejected_a_few_at_a_time(service: Service, connection: Connection) -> None:
+    number = 100
+    request = b"GET /rejected HTTP/1.1\r\nHost: x\r\n\r\n"
+    connection.send(request * number)
+
+    assert [connection.answer().status for _ in range(number)] == [503] * number
+    assert service.get("/pid").json["rejected_at_once"] < number // 4
+
+
 def test_pipelined_requests_are_answered_in_order(connection: Connection) -> None:
     connection.send(b"GET /sleep/0.2 HTTP/1.1\r\nHost: x\r\n\r\n" + HEAD + b"Content-Length: 2\r\n\r\nhi")
     assert connection.answer()[2] == b"slept"

@@ -33,6 +33,7 @@ class ClosingProtocol(HttpToolsProtocol):
     lingering = False
 
     _input_ended = False  # further input is discarded
+    _unparsed = b""  # input after pipelined requests, which is parsed once they are answered
     _current: tuple[RequestResponseCycle, asyncio.Task[None]] | None = None  # the last request that was started
 
     @property
@@ -66,7 +67,7 @@ class ClosingProtocol(HttpToolsProtocol):
         self._write_eof()
 
     def _linger(self) -> None:
-        self._input_ended = self.lingering = True
+        self._input_ended, self.lingering, self._unparsed = True, True, b""
         self.head_since, self.body_since, self.idle_since = None, None, self.loop.time()
 
     def _write_eof(self) -> None:

@@ -112,16 +112,20 @@ class ServiceProtocol(InputProtocol):
             self._throttle()
 
     def _throttle(self) -> None:
-        """Pause reading after a rejection."""
-        if not self.flow.read_paused:
+        """Pause reading and parsing after a rejection."""
+        if not self.throttled:
+            self.throttled = True
             self.flow.pause_reading()
             throttle(self)
 
     def resume_reading(self) -> None:
         """Read again after a rejection."""
-        self.early_retry = True
-        if not self.transport.is_closing():
-            self.flow.resume_reading()
+        self.early_retry, self.throttled = True, False
+        if self.transport.is_closing():
+            return
+        if self._unparsed:
+            self._parse_soon()
+        self.flow.resume_reading()
 
     def pause_writing(self) -> None:
         """Note since when the client does not read."""

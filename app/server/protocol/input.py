@@ -39,15 +39,15 @@ def _end_of_piece(data: bytes, start: int) -> int:
 
 
 class PipelineFlow(FlowControl):
-    """Flow control that does not read while requests are queued, although the app asks for the rest of a body."""
+    """Flow control that does not read while input has to wait, although the app asks for the rest of a body."""
 
     def __init__(self, transport: asyncio.Transport, connection: "InputProtocol") -> None:
         super().__init__(transport)
         self._connection = connection
 
     def resume_reading(self) -> None:
-        """Read, unless requests are queued."""
-        if not self._connection.has_queue:
+        """Read, unless requests are queued, or one was rejected just before."""
+        if not (self._connection.has_queue or self._connection.throttled):
             super().resume_reading()
 
 
@@ -58,12 +58,14 @@ class InputProtocol(ClosingProtocol):
     ----------
     received_bytes
         Bytes of the head or body that is being received, without the chunk in which it began.
+    throttled
+        Whether the next request has to wait, since one was rejected.
     """
 
     received_bytes = 0
+    throttled = False
 
     _received_at = 0.0
-    _unparsed = b""  # input after pipelined requests, which is parsed once they are answered
     _body_bytes = 0
     _chunks = 0
     _uncounted = 0  # bytes of the body that came since `bodies` was last told
@@ -82,11 +84,16 @@ class InputProtocol(ClosingProtocol):
         """Whether requests wait for the one that is being answered: then no more is read or parsed."""
         return bool(self.pipeline or self._unparsed)
 
+    @property
+    def _waits(self) -> bool:
+        """Whether nothing is parsed; the body of a rejected request is, and discarded."""
+        return self._input_ended or bool(self.pipeline) or (self.throttled and self.body_since is None)
+
     def _parse(self) -> None:
         """Parse input in pieces, so that few requests can be queued at once, and not very many chunks."""
         data, self._unparsed = self._unparsed, b""
         start, again, enough = 0, b"", self._chunks + _CHUNKS_AT_ONCE
-        while (again or start < len(data)) and not (self._input_ended or self.pipeline or self._chunks > enough):
+        while (again or start < len(data)) and not (self._waits or self._chunks > enough):
             piece, again = again or data[start : (start := _end_of_piece(data, start))], b""
             self.received_bytes += len(piece)
             try:

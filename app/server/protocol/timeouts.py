@@ -44,7 +44,7 @@ def check_timeouts(connection: "ServiceProtocol", now: float) -> None:
     if connection.flow.write_paused and now - connection.write_paused_since > WRITE_SECONDS:
         _check_reader(connection, now)
     elif connection.head_since is not None:
-        if connection.responding:  # pipelined behind a request that is being answered
+        if connection.responding or connection.throttled:  # it is behind another request
             connection.head_since = now
         elif now - connection.head_since > HEAD_SECONDS:
             connection.close_with_error(*_TIMED_OUT)
