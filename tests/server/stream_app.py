@@ -139,6 +139,14 @@ async def polite(websocket: WebSocket, shutdown: Shutdown) -> None:
     await websocket.close(1001)
 
 
+@app.websocket("/ws/late")
+async def late(websocket: WebSocket) -> None:
+    """Accept when the client has gone."""
+    while (await websocket.receive())["type"] != "websocket.disconnect":
+        pass
+    await websocket.accept()
+
+
 @app.websocket("/ws/denied")
 async def denied(websocket: WebSocket, reason: Annotated[str, Query()] = "") -> None:
     if reason:

@@ -195,6 +195,13 @@ def test_an_application_that_does_not_notice_that_its_client_left_is_cancelled(s
     eventually(lambda: access_lines(service, "left-deaf"))
 
 
+def test_a_client_that_leaves_before_it_is_accepted_is_no_error(service: Service) -> None:
+    with service.connect() as connection:
+        connection.send(HANDSHAKE % b"/ws/late" + b"X-Trace-ID: left\r\n\r\n")
+    eventually(lambda: access_lines(service, "left"))
+    assert [(line["level"], line.get("status")) for line in service.lines_of("left")] == [("INFO", 499)]
+
+
 def test_an_application_that_fails_closes_with_1011_and_logs_it_once(service: Service) -> None:
     with websocket(service, "/ws/broken", "broken") as client, pytest.raises(ConnectionClosed) as caught:
         client.recv(timeout=60)

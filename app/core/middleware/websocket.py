@@ -12,6 +12,7 @@ from starlette.status import (
     WS_1011_INTERNAL_ERROR,
 )
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketDisconnect
 
 from app.core.error_responses import error_response, response_for
 from app.core.errors import Forbidden, InternalError, InvalidInput, NotFound
@@ -32,7 +33,7 @@ class WebSocketExchange:
     ) -> None:
         self._started = perf_counter()
         self._trace_id = trace_id_of(scope["headers"])
-        self._scope, self._receive, self._send, self._routes = scope, receive, send, routes
+        self._scope, self._receive, self._to_server, self._routes = scope, receive, send, routes
         self._status: int | None = None
         self._close_code: int | None = None
         self._replaced = False
@@ -43,7 +44,7 @@ class WebSocketExchange:
         set_trace_id(self._trace_id)
         try:
             await app(self._scope, self.receive, self.send)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, WebSocketDisconnect):
             pass  # the server cancels an app that does not notice that its client has disconnected
         finally:
             self._record()
@@ -59,21 +60,28 @@ class WebSocketExchange:
         """Send a message, with the trace id in the response to the handshake."""
         kind = message["type"]
         if kind == "websocket.accept":
+            await self._send(self._with_trace_id(message))
             self._status = 101
-            message = self._with_trace_id(message)
         elif kind == "websocket.close" and self._status is None:
             # Nothing was accepted (ASGI specification, "Close - send event"): 403, or no such path.
             error = Forbidden("Forbidden") if self._scope.get("endpoint") else NotFound()
             await response_for(self._scope, error)(self._scope, self.receive, self.send)
-            return
-        elif kind == "websocket.close":
-            self._close_code = message.get("code", 1000)
         elif kind == "websocket.http.response.start":
             await self._start_response(message)
-            return
-        elif self._replaced:
-            return
-        await self._send(message)
+        elif kind == "websocket.close":
+            self._close_code = message.get("code", 1000)
+            await self._send(message)
+        elif not self._replaced:
+            await self._send(message)
+
+    async def _send(self, message: Message) -> None:
+        """Send a message; Starlette handles the server's exception only once the WebSocket is accepted."""
+        try:
+            await self._to_server(message)
+        except OSError as error:
+            if self._status == 101:
+                raise
+            raise WebSocketDisconnect(WS_1006_ABNORMAL_CLOSURE) from error
 
     def _with_trace_id(self, message: Message) -> Message:
         headers = [*message.get("headers", ()), (b"x-trace-id", self._trace_id.encode())]
