@@ -92,3 +92,15 @@ def test_unfinished_messages_are_limited_together(service: Service) -> None:
         assert client.recv(timeout=60) == "ordinary"
     assert close_code(attackers[0]) == 1013
     assert memory_of(worker) - before < 64
+
+
+def test_a_client_that_has_not_read_its_last_response_is_not_sent_more(service: Service) -> None:
+    [worker] = service.wait_for_workers(1)
+    before = memory_of(worker)
+    connection = service.connect()
+    assert connection.stream("/big").status == 200  # more than the sockets' buffers take
+    connection.send(HANDSHAKE % b"/ws" + b"\r\n")
+    connection.socket.settimeout(3)
+    with pytest.raises(TimeoutError):  # what `/ws` would send back is not received
+        connection.send((struct.pack("!BBH", 0x82, 0xFE, 60_000) + bytes(60_004)) * 1_000)
+    assert memory_of(worker) - before < 40  # of which the response has 20

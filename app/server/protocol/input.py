@@ -8,7 +8,7 @@ from typing import cast
 import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
 
-from app.server.protocol.budgets import bodies, queues, reject_oldest_queue, reject_slowest
+from app.server.protocol.budgets import bodies, queues, reject_oldest_queue, reject_slowest, responses
 from app.server.protocol.closing import ClosingProtocol
 from app.server.protocol.head import (
     MAX_FIELDS,
@@ -149,11 +149,15 @@ class InputProtocol(ClosingProtocol):
         return self.parser.get_http_version() != "1.0" and super()._should_upgrade()
 
     def _upgrade_to_websocket(self, rest: bytes) -> None:
-        """Hand the connection over; uvicorn would lose what came with the head."""
+        """Hand the connection over; uvicorn would lose what came with the head, and that the client does not read."""
         queues.release(self)
+        responses.release(self)
         self.handle_websocket_upgrade()
+        protocol = cast("asyncio.Protocol", self.transport.get_protocol())
+        if self.flow.write_paused:
+            protocol.pause_writing()
         if rest:
-            cast("asyncio.Protocol", self.transport.get_protocol()).data_received(rest)
+            protocol.data_received(rest)
 
     def _restart_without_upgrade(self) -> bytes:
         """Return a request's head as if it had not offered to upgrade (RFC 9110, section 7.8), to be parsed again.
