@@ -104,3 +104,16 @@ def test_a_client_that_has_not_read_its_last_response_is_not_sent_more(service: 
     with pytest.raises(TimeoutError):  # what `/ws` would send back is not received
         connection.send((struct.pack("!BBH", 0x82, 0xFE, 60_000) + bytes(60_004)) * 1_000)
     assert memory_of(worker) - before < 40  # of which the response has 20
+
+
+def test_what_comes_before_the_answer_to_the_handshake_is_limited_together(service: Service) -> None:
+    attackers = [service.connect() for _ in range(80)]
+    for attacker in attackers:
+        attacker.send(HANDSHAKE % b"/ws/late" + b"\r\n")
+        send_what_fits(attacker, long_frame(1, MIB - 10) + bytes(MIB - 100))
+    form = (
+        b'--x\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n' + bytes(9 * MIB) + b"\r\n--x--\r\n"
+    )
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    assert service.client.post("/upload", content=form, headers=headers).json() == {"size": 9 * MIB}
+    assert attackers[0].answer().status == 503

@@ -2,10 +2,9 @@
 
 import asyncio
 import logging
-from http import HTTPStatus
 from typing import Any
 
-from starlette.types import Message, Scope
+from starlette.types import Scope
 from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -49,7 +48,6 @@ class ServiceWebSocket(WebSocketsSansIOProtocol):
     _queued = 0  # bytes of messages that the app has not taken
     _write_paused_since: float | None = None
     _closing_since: float | None = None
-    _ended = False  # by `end_stream`
     _task: asyncio.Task[Any] | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - uvicorn's own
@@ -112,11 +110,15 @@ class ServiceWebSocket(WebSocketsSansIOProtocol):
         self.body_since, self._queued = None, 0
         bodies.release(self)
 
-    def close_with_error(self, status: int, code: str, message: str) -> None:  # noqa: ARG002 - as HTTP's
-        """Close the WebSocket: its messages take memory that others need."""
-        if not self.transport.is_closing():
+    def close_with_error(self, status: int, code: str, message: str) -> None:
+        """Close the WebSocket, or reject its handshake: its messages take memory that others need."""
+        if self.transport.is_closing():
+            return
+        if self.handshake_complete:
             self.conn.fail(_TRY_AGAIN_LATER, message)
             self.handle_parser_exception()
+        else:
+            self._reject(status, code, message)
 
     def abort_response(self, reason: str) -> None:
         """Close the WebSocket, whose client does not read."""
@@ -127,7 +129,7 @@ class ServiceWebSocket(WebSocketsSansIOProtocol):
     def handle_connect(self, event: Request) -> None:
         """Start the app, if the handshake is valid."""
         response = self.conn.accept(event)
-        if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
+        if response.status_code == 101:
             super().handle_connect(event)
             if not is_canonical(self.scope["raw_path"]):
                 self.scope["path"] = self.scope["raw_path"].decode("ascii")  # which matches no route
@@ -202,9 +204,9 @@ class ServiceWebSocket(WebSocketsSansIOProtocol):
         return message
 
     async def send(self, message: ASGISendEvent) -> None:
-        """Send a message; if the server has closed the WebSocket, raise as if the client had disconnected."""
+        """Send a message; if the WebSocket was closed already, raise as if the client had disconnected."""
         await self.writable.wait()
-        if self._ended:
+        if self.close_sent:
             raise ClientDisconnected
         await super().send(message)
         if message["type"] == "websocket.http.response.body" and self.close_sent:
@@ -228,16 +230,14 @@ class ServiceWebSocket(WebSocketsSansIOProtocol):
 
     def end_stream(self) -> None:
         """Close the WebSocket as this process exits: the whole service shuts down (1001), or this worker (1012)."""
-        if self._ended or self.close_sent or self.transport.is_closing():
+        if self.close_sent or self.transport.is_closing():
             return
-        self._ended = True
         self.stop_keepalive()
         if not self.handshake_complete:
             self._reject(ShuttingDown.status, ShuttingDown.code, ShuttingDown.default_message)
             return
         code = _GOING_AWAY if lifecycle.draining else _SERVICE_RESTART
-        disconnect: Message = {"type": "websocket.disconnect", "code": code}
-        self.queue.put_nowait(disconnect)  # type: ignore[arg-type]
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code})
         self.conn.send_close(code)
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.close_sent = True
