@@ -137,8 +137,8 @@ class Acceptor:
                 logger.error("Cannot accept connections: %s", error)  # noqa: TRY400 - a traceback says no more
                 self._wait(_FREED_SECONDS if self._close_idle() else _EXHAUSTED_SECONDS)
                 return False
-            if connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != _ESTABLISHED:
-                connection.close()  # its client closed or reset it while it waited
+            if _has_ended(connection):
+                connection.close()
                 continue
             connection.settimeout(0.0)
             self._arriving += 1
@@ -164,3 +164,10 @@ class Acceptor:
         except OSError as error:
             connection.close()
             logger.info("A connection ended before its handshake was complete: %s", error)
+
+
+def _has_ended(connection: socket.socket) -> bool:
+    """Return whether the client closed or reset a connection while it waited; a Unix socket does not tell."""
+    if connection.family == socket.AF_UNIX:
+        return False
+    return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != _ESTABLISHED

@@ -143,6 +143,22 @@ def test_it_speaks_tls_where_gunicorn_is_given_a_certificate(tmp_path: Path) -> 
     assert [line for line in service.lines() if line["level"] == "ERROR"] == []
 
 
+def test_it_listens_at_a_unix_socket_where_gunicorn_is_given_one(tmp_path: Path) -> None:
+    service = launch(tmp_path, GUNICORN_CMD_ARGS=f"--bind unix:{tmp_path}/s")
+
+    def answers() -> bool:
+        with contextlib.suppress(FileNotFoundError, ConnectionError), socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(f"{tmp_path}/s")
+            connection.sendall(b"GET /pid HTTP/1.1\r\nHost: x\r\n\r\n")
+            return connection.recv(64).startswith(b"HTTP/1.1 200")
+        return False
+
+    try:
+        eventually(answers, seen=service.output)
+    finally:
+        assert service.stop() == 0
+
+
 def test_the_metrics_folder_goes_with_the_service(start: Start) -> None:
     service = start()
     folder = service.metrics_dir()
