@@ -28,36 +28,37 @@ class AllocatedDict(MmapedDict):
     """The library's file of values, which never grows beyond the space that it has."""
 
     def __init__(self, filename: str, read_mode: bool = False) -> None:  # noqa: FBT001, FBT002 - the library's
-        self._private = not read_mode and not _allocate(filename, _SIZE)
+        self._private = not read_mode and not _reserve(filename, _SIZE)
         # Without space: a file without a name, which no scrape reads.
         super().__init__(f"/proc/self/fd/{os.memfd_create('metrics')}" if self._private else filename, read_mode)  # type: ignore[no-untyped-call]
 
     def _init_value(self, key: str) -> None:
         """Add a value, in a file that has space for it."""
         needed = self._used + len(key.encode()) + 32  # the length, padding, and two doubles
-        if needed > self._capacity and not self._private and not _allocate(self._fname, 2 * self._capacity):
-            self._move()
+        if needed > self._capacity:
+            self._grow(2 * self._capacity)
         super()._init_value(key)  # type: ignore[no-untyped-call]
 
-    def _move(self) -> None:
-        """Continue in memory of this process; the file keeps its values."""
-        self._private = True
-        content = self._m[: self._capacity]
-        self._f.close()
-        self._f = os.fdopen(os.memfd_create("metrics"), "r+b")
-        self._f.write(content)
-        self._f.flush()
-        self._m = mmap.mmap(self._f.fileno(), self._capacity)
+    def _grow(self, size: int) -> None:
+        """Make the file larger, or continue in memory of this process: the file keeps its values then.
+
+        Neither needs a file descriptor; as the library does it, a lack of them would break the file.
+        """
+        if not self._private and _reserve(self._f.fileno(), size):
+            self._m.resize(size)
+        else:
+            self._private = True
+            larger = mmap.mmap(-1, size)
+            larger[: self._capacity] = self._m[: self._capacity]
+            self._m = larger
+        self._capacity = size
 
 
-def _allocate(filename: str, size: int) -> bool:
-    """Make a file at least `size` bytes large; return whether there is space."""
+def _reserve(file: str | int, size: int) -> bool:
+    """Make a file, given by its name or descriptor, at least `size` bytes large; return whether there is space."""
     try:
-        descriptor = os.open(filename, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            os.posix_fallocate(descriptor, 0, size)
-        finally:
-            os.close(descriptor)
+        with open(file, "ab", closefd=isinstance(file, str)) as opened:
+            os.posix_fallocate(opened.fileno(), 0, size)
     except OSError as error:
         _log.error("No space for metrics: %s; what this worker counts is not scraped", os.strerror(error.errno or 0))
         return False
