@@ -15,6 +15,9 @@ _log = logging.getLogger("app.access")
 # All other methods count as `_OTHER`, as in the OpenTelemetry conventions, so that the number of series is limited.
 _KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"})
 
+# Characters; a proxy may pass on what the client sent as its address.
+_LONGEST_ADDRESS = 64
+
 _requests = lru_cache(maxsize=4096)(HTTP_REQUESTS.labels)
 _durations = lru_cache(maxsize=1024)(HTTP_DURATION.labels)
 _stream_durations = lru_cache(maxsize=1024)(HTTP_STREAM_DURATION.labels)
@@ -66,7 +69,7 @@ def record_request(
             "path": path,
             "status": status,
             "duration_ms": round(duration * 1000, 3),
-            "client": scope["client"][0] if scope.get("client") else None,
+            "client": scope["client"][0][:_LONGEST_ADDRESS] if scope.get("client") else None,
             **details,
         }
         log_with_fields(_log, level, "%s %s %d", method, path, status, extra=extra)

@@ -18,9 +18,10 @@ from app.core.config import Settings
 from app.core.observability.log_writer import log_writer
 from app.core.observability.trace_id import get_otel_trace_id, get_trace_id
 
-# Limits of one text in a line: its characters, its bytes of JSON, and the bytes of JSON of one character. Workers share
-# one pipe, and POSIX keeps a write whole only up to PIPE_BUF (4096 on Linux).
-_LONGEST_TEXT, _LONGEST_JSON, _EXPANSION = 1500, 2000, 12
+# Limits of one text in a line: its characters, its bytes of JSON, those of a traceback, and the bytes of JSON of one
+# character. Workers share one pipe, and POSIX keeps a write whole only up to PIPE_BUF (4096 on Linux); an access line
+# has its path twice.
+_LONGEST_TEXT, _LONGEST_JSON, _LONGEST_TRACEBACK, _EXPANSION = 1500, 1700, 2000, 12
 # Names that `extra` cannot use: those of the fixed fields, and uvicorn's copy of the message with terminal colours.
 _RESERVED = "timestamp", "level", "logger", "service", "trace_id", "otel_trace_id", "exc_info", "color_message"
 
@@ -33,13 +34,13 @@ logging._srcfile = None  # noqa: SLF001 - as documented there
 logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 
-def _text(value: str, *, from_end: bool = False) -> str:
+def _text(value: str, longest: int = _LONGEST_JSON, *, from_end: bool = False) -> str:
     """Render a text as a JSON string in ASCII, cut to the limits."""
     text = _quote(value)
-    if len(text) > _LONGEST_JSON:
-        for length in _LONGEST_TEXT, _LONGEST_JSON // _EXPANSION:
+    if len(text) > longest:
+        for length in _LONGEST_TEXT, longest // _EXPANSION:
             text = _quote(value[-length:] if from_end else value[:length])
-            if len(text) <= _LONGEST_JSON:
+            if len(text) <= longest:
                 break
     return text
 
@@ -83,7 +84,8 @@ class JSONFormatter(JsonFormatter):
         line = self.line(record.created, record.levelname, record.name, record.getMessage(), extra)
         if record.exc_info:
             # The end of a traceback tells what was raised, and where.
-            line = f'{line[:-1]}, "exc_info": {_text(str(self.formatException(record.exc_info)), from_end=True)}}}'
+            traceback = _text(str(self.formatException(record.exc_info)), _LONGEST_TRACEBACK, from_end=True)
+            line = f'{line[:-1]}, "exc_info": {traceback}}}'
         return line
 
     def line(self, created: float, level: str, logger: str, message: str, extra: Mapping[str, Any]) -> str:
