@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import fcntl
+import select
 import termios
 from array import array
 from typing import cast
@@ -117,6 +118,15 @@ class ServiceProtocol(InputProtocol):
             self.throttled = True
             self.flow.pause_reading()
             throttle(self)
+
+    def close_if_left(self) -> bool:
+        """Close the connection if its client has closed it; return whether it is closed."""
+        if not self.transport.is_closing():
+            poll = select.poll()
+            poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
+            if poll.poll(0):
+                self.transport.abort()
+        return self.transport.is_closing()
 
     def resume_reading(self) -> None:
         """Read again after a rejection."""
