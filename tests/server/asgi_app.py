@@ -31,8 +31,8 @@ _rejected: Counter[float] = Counter()
 """Rejected requests of each iteration of the event loop, by its time."""
 
 
-async def _answer(send: Send, status: int, body: bytes) -> None:
-    headers = [(b"content-length", str(len(body)).encode())]
+async def _answer(send: Send, status: int, body: bytes, *fields: tuple[bytes, bytes]) -> None:
+    headers = [(b"content-length", str(len(body)).encode()), *fields]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
@@ -89,7 +89,7 @@ async def _respond(scope: Scope, receive: Receive, send: Send) -> None:
         await _answer(send, 413, b"")
     elif name == "sleep":
         await asyncio.sleep(float(rest[0]))
-        await _answer(send, 200, b"slept")
+        await _answer(send, 200, b"slept", *[(b"connection", b"close")] * ("last" in rest))
     elif name == "hold":
         while not _RELEASE.exists():  # noqa: ASYNC110 - another process creates it
             await asyncio.sleep(0.02)

@@ -122,6 +122,14 @@ def test_garbage_behind_a_request_waits_for_its_answer(connection: Connection) -
     assert connection.closed()
 
 
+def test_what_comes_behind_the_last_response_is_not_begun(service: Service, connection: Connection) -> None:
+    connection.send(b"GET /sleep/0/last HTTP/1.1\r\nHost: x\r\n\r\n" + HEAD + b"Content-Length: 9\r\n\r\nhalf")
+
+    assert connection.answer().headers["connection"] == "close"
+    assert connection.closed()
+    assert service.get("/pid").json["busy"] == 0
+
+
 def test_pipelined_requests_are_rejected_a_few_at_a_time(service: Service, connection: Connection) -> None:
     number = 100
     request = b"GET /rejected HTTP/1.1\r\nHost: x\r\n\r\n"

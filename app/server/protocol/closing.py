@@ -60,7 +60,7 @@ class ClosingProtocol(HttpToolsProtocol):
 
     def close_after_response(self) -> None:
         """Close after a response; what the client still sends is discarded first, since a reset could overtake it."""
-        if self.body_since is None:
+        if self.body_since is None or self.pipeline:
             self.transport.close()
             return
         self._linger()
@@ -102,7 +102,7 @@ class ClosingProtocol(HttpToolsProtocol):
         """Close the connection with this response, or without one if another has started."""
         started = self.responding and (self.cycle.response_started or len(self.pipeline) > 0)
         answered = not self.responding and self.body_since is not None
-        if self.transport.is_closing() or started or answered:
+        if self.transport.is_closing() or self.lingering or started or answered:
             self.transport.abort()
             return
         scope: Scope = {"type": "http", "headers": [], "path": ""}

@@ -87,7 +87,9 @@ class InputProtocol(ClosingProtocol):
     @property
     def _waits(self) -> bool:
         """Whether nothing is parsed; the body of a rejected request is, and discarded."""
-        return self._input_ended or bool(self.pipeline) or (self.throttled and self.body_since is None)
+        if self._input_ended or self.pipeline or self.transport.is_closing():
+            return True
+        return self.throttled and self.body_since is None
 
     def _parse(self) -> None:
         """Parse input in pieces, so that few requests can be queued at once, and not very many chunks."""
