@@ -1,6 +1,7 @@
 """A tiny ASGI app that shows the server's behaviour."""
 
 import asyncio
+import gc
 import json
 import os
 import time
@@ -99,5 +100,6 @@ async def _respond(scope: Scope, receive: Receive, send: Send) -> None:
         await _answer(send, 200, b"blocked")
     else:
         state: dict[str, Any] = {"pid": os.getpid(), "slot": os.environ.get("METRICS_SLOT"), "busy": _busy - 1}
+        state["scopes"] = sum(type(some) is dict and "raw_path" in some for some in gc.get_objects())
         state["rejected_at_once"] = max(_rejected.values(), default=0)
         await _answer(send, 200, json.dumps(state).encode())

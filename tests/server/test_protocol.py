@@ -122,6 +122,14 @@ def test_garbage_behind_a_request_waits_for_its_answer(connection: Connection) -
     assert connection.closed()
 
 
+def test_idle_connections_keep_nothing_of_their_last_request(service: Service) -> None:
+    connections = [service.connect() for _ in range(20)]
+    for connection in connections:
+        assert connection.get("/sleep/0").status == 200
+
+    assert service.get("/pid").json["scopes"] < 10
+
+
 def test_what_comes_behind_the_last_response_is_not_begun(service: Service, connection: Connection) -> None:
     connection.send(b"GET /sleep/0/last HTTP/1.1\r\nHost: x\r\n\r\n" + HEAD + b"Content-Length: 9\r\n\r\nhalf")
 

@@ -9,7 +9,7 @@ from array import array
 from typing import cast
 
 from starlette.types import Scope
-from uvicorn._types import ASGI3Application
+from uvicorn._types import ASGI3Application, HTTPScope
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from app.core.lifecycle import EARLY_RETRY, REJECT, REJECTED, Reject, Rejection
@@ -111,6 +111,13 @@ class ServiceProtocol(InputProtocol):
             return
         if self._current is not None and REJECTED in self._current[0].scope and not self._current[0].more_body:
             self._throttle()
+        self._forget_head()
+
+    def _forget_head(self) -> None:
+        """Let go of the scope of the last request, which may have 50 KB, while the connection is idle."""
+        scope, self.cycle.scope = self.cycle.scope, cast("HTTPScope", {})
+        if self.scope is scope:  # else it is that of a head that is being received
+            self.scope = self.cycle.scope
 
     def _throttle(self) -> None:
         """Pause reading and parsing after a rejection."""
