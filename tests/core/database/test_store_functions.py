@@ -203,6 +203,14 @@ def test_a_data_exception_of_input_is_invalid_input(db: Database, run: Run) -> N
     assert error.value.status == 500
 
 
+@pytest.mark.parametrize("name", ["a\0b", "\ud800"], ids=["NUL", "surrogate"])
+def test_a_text_that_cannot_be_sent_is_invalid_input(db: Database, run: Run, sql: SQL, name: str) -> None:
+    for unit in (add_shelf, fill):
+        with pytest.raises(InvalidInput):
+            run(unit(db, name))
+    assert sql("SELECT count(*) FROM shelf") == [(0,)]
+
+
 @transaction
 def meets_a_closed_server(session: Session) -> None:
     session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))

@@ -83,12 +83,25 @@ class LoopDialect(PGDialect_psycopg2):
         try:
             execute(*((cursor, *sent) if cursor_first else sent))
         except Exception as raised:
-            error = raised
-            raise
+            error = _as_driver_error(raised)
+            if error is raised:
+                raise
+            raise error from raised
         finally:
             seconds = time.perf_counter() - began
             for observe in self.observers:
                 observe(cursor, arguments[0], seconds, error)
+
+
+def _as_driver_error(error: Exception) -> Exception:
+    is_of_text = isinstance(error, UnicodeError) or (isinstance(error, ValueError) and "NUL" in str(error))
+    return UnsendableText("a text has a NUL, or is not Unicode") if is_of_text else error
+
+
+class UnsendableText(psycopg2.DataError):
+    """A text has a NUL or a lone surrogate. psycopg2's error for it is a ValueError; this has PostgreSQL's SQLSTATE."""
+
+    pgcode = "22021"
 
 
 class ConnectTimeout(psycopg2.OperationalError):
