@@ -15,6 +15,7 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends
 from sqlalchemy import Connection
+from sqlalchemy.exc import StatementError
 from starlette.requests import HTTPConnection
 
 from app.core.config import Settings
@@ -171,7 +172,9 @@ class Database:
                 mode, lambda connection: work(connection, questions), repeatable=repeatable, batched=reserved
             )
         except APIError as error:
-            if error.status >= 500 or len(questions) == 1:
+            # Another error, of `work` itself or of its result, may come after a statement that is committed.
+            was_rejected = isinstance(error.__cause__, StatementError) and not isinstance(error, DatabaseError)
+            if not was_rejected or len(questions) == 1:
                 raise
             # PostgreSQL rejected a row, and inserted none: sent separately, only that one fails.
             return await asyncio.gather(*map(ask_alone, questions))

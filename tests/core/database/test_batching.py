@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import NoResultFound
 from starlette.testclient import TestClient
 
 from app.core.database import Database, batched_read, batched_write
 from app.core.database.batching import Batcher
 from app.core.database.database import Mode
 from app.core.database.unit_of_work import BatchedUnitOfWork
-from app.core.errors import DatabaseError, InvalidInput
+from app.core.errors import Conflict, DatabaseError, InternalError, InvalidInput
 from app.core.observability.trace_id import get_trace_id, set_trace_id
 from tests.conftest import SQL, MakeSettings
 
@@ -271,6 +272,49 @@ def test_a_bad_row_fails_alone(client: TestClient, sql: SQL) -> None:
 
     assert [answer if isinstance(answer, int) else type(answer) for answer in answers] == [1, 2, InvalidInput, 4]
     assert sorted(sql("SELECT price::int FROM things")) == [(1,), (2,), (4,)]
+
+
+@batched_write
+def insert_names(connection: Connection, names: Sequence[str]) -> Sequence[str]:
+    """Insert things by one statement, and reject some of them, or fail, only after it."""
+    statement = text("INSERT INTO things (name, price) SELECT n, 1 FROM unnest(CAST(:names AS text[])) AS n")
+    connection.execute(statement, {"names": list(names)})
+    if "late" in names:
+        raise Conflict
+    if "broken" in names:
+        raise NoResultFound
+    return names
+
+
+def test_whatever_is_wrong_with_a_row_is_wrong_with_no_other(client: TestClient, sql: SQL) -> None:
+    """Neither what the driver cannot send, nor what a trigger raises."""
+    database: Database = client.app.state.database  # type: ignore[attr-defined]
+    assert client.portal
+    sql(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN IF NEW.name = 'refused' THEN RAISE 'no'; END IF; RETURN NEW; END $$"
+    )
+    sql("CREATE TRIGGER refuse BEFORE INSERT ON things FOR EACH ROW EXECUTE FUNCTION refuse()")
+    try:
+        names = ("a", "b\0", "\ud800", "refused", "c")
+        answers = client.portal.call(all_at_once, (insert_names(database, name) for name in names))
+    finally:
+        sql("DROP FUNCTION refuse CASCADE")
+
+    kinds = [answer if isinstance(answer, str) else type(answer) for answer in answers]
+    assert kinds == ["a", InvalidInput, InvalidInput, InternalError, "c"]
+    assert sorted(sql("SELECT name FROM things")) == [("a",), ("c",)]
+
+
+@pytest.mark.parametrize(("name", "error"), [("late", Conflict), ("broken", InternalError)])
+def test_what_is_committed_is_not_sent_again(client: TestClient, sql: SQL, name: str, error: type[Exception]) -> None:
+    database: Database = client.app.state.database  # type: ignore[attr-defined]
+    assert client.portal
+
+    answers = client.portal.call(all_at_once, (insert_names(database, each) for each in ("a", "b", "c", name)))
+
+    assert error in map(type, answers)
+    assert sorted(sql("SELECT name FROM things")) == sorted([("a",), ("b",), ("c",), (name,)])
 
 
 def test_only_functions_of_a_module_are_batched() -> None:
