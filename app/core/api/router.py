@@ -14,7 +14,7 @@ from typing import Any
 
 import fastapi
 from fastapi import Request, Response
-from fastapi.datastructures import DefaultPlaceholder
+from fastapi.datastructures import Default, DefaultPlaceholder
 from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import EndpointContext, RequestValidationError, ResponseValidationError
 from fastapi.routing import _effective_route_context_var
@@ -26,6 +26,7 @@ from app.core.api import authentication
 from app.core.api.input.arguments import Given, Plan, plan_of
 from app.core.api.input.json_body import JSON, JSONRequest, decode_json, for_handler, require_media_type
 from app.core.api.input.strict_query import check_query, repeatable_parameters
+from app.core.api.json_response import JSONResponse
 from app.core.api.openapi import operations
 from app.core.errors import InvalidInput
 
@@ -72,8 +73,9 @@ class APIRouter(fastapi.APIRouter):
 
     def add_api_route(self, path: str, endpoint: Callable[..., Any], **kwargs: Any) -> None:  # noqa: ANN401
         """Add a route as FastAPI does, with its scope."""
-        if kwargs.get("status_code") == http.HTTPStatus.NO_CONTENT and _is_default(kwargs.get("response_class")):
-            kwargs["response_class"] = Response  # without the media type of JSON
+        if _is_default(kwargs.get("response_class")):
+            without_body = kwargs.get("status_code") == http.HTTPStatus.NO_CONTENT
+            kwargs["response_class"] = Response if without_body else Default(JSONResponse)  # `Response` names no type
         super().add_api_route(path, endpoint, **self._with_scope(kwargs, kwargs.get("methods")))
         route = self.routes[-1]
         if isinstance(route, fastapi.routing.APIRoute):
