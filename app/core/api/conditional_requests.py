@@ -110,6 +110,12 @@ class ConditionalRequest:
         self._taken = True
         return self._preconditions
 
+    @property
+    def asked(self) -> list[list[str] | None]:
+        """For the fingerprint of a request with an `Idempotency-Key`, of which they are a part."""
+        given = self.preconditions
+        return [None if tags is None else sorted(tags) for tags in (given.if_match, given.if_none_match)]
+
     def require(self, row: Row) -> Row:
         """Return a row that a store function has locked and is about to change.
 

@@ -3,9 +3,12 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 
 from pydantic import BaseModel
 from pydantic_core import to_json
+
+_ASKED = attrgetter("asked")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +38,12 @@ class Once:
         Parameters
         ----------
         *asked
-            What pydantic can serialise. A repeated request must ask the same, so a time or a random number that the
-            service adds has no place here.
+            What pydantic can serialise, or has it as `asked`, as the conditions of a request do. A repeated request
+            must ask the same, so a time or a random number that the service adds has no place here.
         """
-        parts = [part.model_dump_json().encode() if isinstance(part, BaseModel) else to_json(part) for part in asked]
+        parts = [
+            part.model_dump_json().encode() if isinstance(part, BaseModel) else to_json(part, fallback=_ASKED)
+            for part in asked
+        ]
         head = f"{self.caller}\n{self.operation}" if self.caller else self.operation
         return hashlib.sha256(b"\n".join([head.encode(), *parts])).digest()

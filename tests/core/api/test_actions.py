@@ -60,6 +60,12 @@ async def sell_thing(thing_id: IdText, db: DB, conditions: Conditions) -> object
     return conditions.checked(await sell(db, thing_id, conditions))
 
 
+@router.post("/{thing_id}/sell-once", response_model=Thing, responses=errors(ThingNotFound, Sold))
+async def sell_once(thing_id: IdText, db: DB, key: IdempotencyKey, conditions: Conditions) -> object:
+    """Sell a thing, with the result of the first time if it is asked again."""
+    return conditions.checked(await sell(db.once(key), thing_id, conditions))
+
+
 @router.post("/{thing_id}/rename", response_model=Thing, responses=errors(ThingNotFound))
 async def rename_thing(thing_id: IdText, db: DB, conditions: Conditions) -> object:
     """Rename a thing."""
@@ -122,6 +128,20 @@ def test_a_create_with_a_rule_is_answered_as_any_other(client: TestClient, sql: 
     assert (again.headers["Location"], again.headers["Idempotent-Replayed"]) == ("/acts/2", "true")
     assert_error(client.post("/acts", json=body), 409, "ENOUGH")
     assert sql("SELECT name FROM things ORDER BY id") == [("Lamp",), ("Desk",)]
+
+
+def test_an_action_with_a_key_happens_once_on_the_version_it_is_meant_for(client: TestClient, sql: SQL) -> None:
+    fields = {"Idempotency-Key": "k", "If-Match": '"1", "0"'}
+
+    first, again = (client.post("/acts/1/sell-once", headers=fields) for _ in range(2))
+
+    assert (first.status_code, first.headers["ETag"]) == (200, '"2"')
+    assert (again.status_code, again.content, again.headers["ETag"]) == (200, first.content, '"2"')
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert client.post("/acts/1/sell-once", headers={**fields, "If-Match": '"0", "1"'}).content == first.content
+    other = client.post("/acts/1/sell-once", headers={**fields, "If-Match": '"2"'})
+    assert_error(other, 422, "IDEMPOTENCY_KEY_REUSED")
+    assert sql("SELECT version FROM things") == [(2,)]
 
 
 def test_the_document_has_the_conditions_of_an_action(client: TestClient) -> None:
