@@ -17,7 +17,7 @@ QUESTION = "question_of_row"
 """The column that says which of several questions a row belongs to, from 1 on."""
 _KEYS = (
     "unnest(CAST(:callers AS text[]), CAST(:keys AS text[]), CAST(:fingerprints AS bytea[])) "
-    "WITH ORDINALITY AS keys(caller, key, fingerprint, question)"
+    "WITH ORDINALITY AS keys(_caller, _key, _fingerprint, _question)"  # no names of a feature's columns
 )
 _dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
 quote = _dialect.identifier_preparer.quote
@@ -66,7 +66,7 @@ class Inserts:
         values = ", ".join(map(_value, self._given))
         statement = (
             f"WITH new AS (INSERT INTO {self._name} ({names}) SELECT {values} FROM {self._rows()} "  # noqa: S608
-            f"ORDER BY n RETURNING *) SELECT {self._all} FROM new ORDER BY id"
+            f"ORDER BY _n RETURNING *) SELECT {self._all} FROM new ORDER BY id"
         )
         return self._bound(statement).columns(*self._table.c)
 
@@ -80,20 +80,19 @@ class Inserts:
         made = {"id": f"nextval(pg_get_serial_sequence('{self._name}', 'id'))"}
         made |= {given.name: f"CAST({_value(given)} AS {type_of(given)})" for given in self._given}
         made |= {known.name: f"CAST({_default(known)} AS {type_of(known)})" for known in self._defaults()}
-        pairs = ", ".join(f"'{name}', {quote(name)}" for name in made)
         names = ", ".join(map(quote, made))
         statement = (
             f"WITH keys AS (SELECT * FROM {_KEYS}), "  # noqa: S608
-            f"made AS MATERIALIZED (SELECT question, n, {', '.join(f'{v} AS {quote(k)}' for k, v in made.items())} "
-            f"FROM (SELECT * FROM {self._rows(column('question', Integer))} ORDER BY n) AS given), "
-            f"stored AS (INSERT INTO idempotency_keys (caller, key, fingerprint, rows) "
-            f"SELECT caller, key, fingerprint, (SELECT jsonb_agg(jsonb_build_object({pairs}) ORDER BY n) FROM made "
-            "WHERE made.question = keys.question) FROM keys ORDER BY caller, key "
-            "ON CONFLICT (caller, key) DO NOTHING RETURNING caller, key), "
+            f"made AS MATERIALIZED (SELECT _question, _n, {', '.join(f'{v} AS {quote(k)}' for k, v in made.items())} "
+            f"FROM (SELECT * FROM {self._rows(column('_question', Integer))} ORDER BY _n) AS given), "
+            "stored AS (INSERT INTO idempotency_keys (caller, key, fingerprint, rows) "
+            "SELECT _caller, _key, _fingerprint, (SELECT jsonb_agg(to_jsonb(made.*) - '_question' - '_n' ORDER BY _n) "
+            "FROM made WHERE made._question = keys._question) FROM keys ORDER BY _caller, _key "
+            "ON CONFLICT (caller, key) DO NOTHING RETURNING caller AS _caller, key AS _key), "
             f"new AS (INSERT INTO {self._name} ({names}) OVERRIDING SYSTEM VALUE SELECT {names} FROM made "
-            "JOIN keys USING (question) JOIN stored USING (caller, key) ORDER BY n RETURNING *) "
-            f"SELECT question, {', '.join(f'new.{quote(known.name)}' for known in self._table.c)} "
-            "FROM new JOIN made USING (id) ORDER BY n"
+            "JOIN keys USING (_question) JOIN stored USING (_caller, _key) ORDER BY _n RETURNING *) "
+            f"SELECT _question, {', '.join(f'new.{quote(known.name)}' for known in self._table.c)} "
+            "FROM new JOIN made USING (id) ORDER BY _n"
         )
         return self._bound(statement).columns(column(QUESTION, Integer), *self._table.c)
 
@@ -104,22 +103,24 @@ class Inserts:
         """
         defaults = ", ".join(f"'{known.name}', {_default(known)}" for known in self._defaults())
         statement = (
-            "SELECT keys.question, stored.fingerprint = keys.fingerprint AS same, "  # noqa: S608
-            "stored.created_at < now() - interval '24 hours' AS expired, "
+            "SELECT _question, stored.fingerprint = _fingerprint AS is_same_request, "  # noqa: S608
+            "stored.created_at < now() - interval '24 hours' AS has_expired, "
             f"{', '.join(f'first.{quote(known.name)}' for known in self._table.c)} "
-            f"FROM {_KEYS} JOIN idempotency_keys AS stored USING (caller, key) "
-            "LEFT JOIN LATERAL jsonb_array_elements(CASE WHEN stored.fingerprint = keys.fingerprint THEN stored.rows "
+            f"FROM {_KEYS} JOIN idempotency_keys AS stored ON stored.caller = _caller AND stored.key = _key "
+            "LEFT JOIN LATERAL jsonb_array_elements(CASE WHEN stored.fingerprint = _fingerprint THEN stored.rows "
             "ELSE '[]' END) WITH ORDINALITY AS element(value, n) ON true "
             f"LEFT JOIN LATERAL jsonb_populate_record(NULL::{self._name}, jsonb_build_object({defaults}) || "
-            "element.value) AS first ON true ORDER BY keys.question, element.n"
+            "element.value) AS first ON true ORDER BY _question, element.n"
         )
-        return text(statement).columns(column(QUESTION), column("same"), column("expired"), *self._table.c)
+        return text(statement).columns(
+            column(QUESTION), column("is_same_request"), column("has_expired"), *self._table.c
+        )
 
     def _rows(self, *more: ColumnElement[Any]) -> str:
-        """Write rows of arrays, numbered by `n` in the order given."""
+        """Write rows of arrays, numbered by `_n` in the order given."""
         columns = [*self._given, *more]
         arrays = ", ".join(f"CAST(:{known.name}_values AS {type_of(known)}[])" for known in columns)
-        return f"unnest({arrays}) WITH ORDINALITY AS given({', '.join(quote(c.name) for c in columns)}, n)"
+        return f"unnest({arrays}) WITH ORDINALITY AS given({', '.join(quote(c.name) for c in columns)}, _n)"
 
     def _bound(self, statement: str) -> TextClause:
         return text(statement).bindparams(

@@ -81,7 +81,7 @@ def insert_each_once(
 def _insert(connection: Connection, inserts: Inserts, asked: Sequence[Asked]) -> dict[tuple[str, str], Sequence[Any]]:
     """Insert the rows of the keys that are new, and return them by key."""
     values = inserts.values([row for question in asked for row in question.values])
-    values["question_values"] = [number for number, question in enumerate(asked, 1) for _ in question.values]
+    values["_question_values"] = [number for number, question in enumerate(asked, 1) for _ in question.values]
     if len(asked) > 1:
         rewrite_statement.set(f"SET LOCAL lock_timeout = {_SHARED_LOCK_TIMEOUT}; ".__add__)
     try:
@@ -100,9 +100,9 @@ def _replays(connection: Connection, inserts: Inserts, asked: Sequence[Asked]) -
     """Return the stored rows, or an error, for each question whose key is there and has not expired."""
     answers: dict[int, Inserted | Exception] = {}
     for number, rows in _by_question(connection.execute(inserts.replay, _keys(asked)).all()).items():
-        if not rows[0].same and not rows[0].expired:
+        if not rows[0].is_same_request and not rows[0].has_expired:
             answers[number - 1] = IdempotencyKeyReused()
-        elif not rows[0].expired:
+        elif not rows[0].has_expired:
             answers[number - 1] = Inserted([inserts.row(row[_BEFORE:]) for row in rows], replayed=True)
     return answers
 

@@ -6,13 +6,14 @@ from typing import Annotated
 
 import pytest
 from pydantic import BaseModel, Field
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, MetaData, false, text
+from sqlalchemy.orm import Mapped, mapped_column
 
 from app.core.api import RequestBody
 from app.core.api.conditional_requests import PreconditionFailed, Preconditions
 from app.core.api.pagination import PageQuery
 from app.core.api.types import Money
-from app.core.database import Database, transaction
+from app.core.database import Base, Database, Versioned, transaction
 from app.core.database.idempotency import IdempotencyKeyReused
 from app.core.database.once import Once
 from app.core.errors import DatabaseError
@@ -98,6 +99,56 @@ async def test_a_stored_answer_survives_a_migration(make_settings: MakeSettings,
         database.dispose()
     assert (again.id, again.name, again.version) == (first.id, "Lamp", 1)
     assert replays == ["k"]
+
+
+class Question(Versioned, Base):
+    """Has columns with names that the statements of `Resource` use, too."""
+
+    __tablename__ = "questions"
+    metadata = MetaData()
+
+    key: Mapped[str]
+    caller: Mapped[str] = mapped_column(server_default="x")
+    fingerprint: Mapped[str | None]
+    question: Mapped[str]
+    n: Mapped[int]
+    same: Mapped[bool] = mapped_column(server_default=false())
+    expired: Mapped[bool] = mapped_column(server_default=false())
+    made: Mapped[str | None]
+
+
+class QuestionCreate(RequestBody):
+    """What is asked."""
+
+    key: str
+    fingerprint: str | None = None
+    question: str
+    n: int
+    made: str | None = None
+
+
+questions = Resource(Question, create=QuestionCreate, not_found=ThingNotFound)
+
+
+async def test_a_column_may_have_any_name(db: Database, sql: SQL) -> None:
+    sql(
+        "CREATE TABLE questions (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, key text, "
+        "caller text DEFAULT 'x', fingerprint text, question text, n int, "
+        "same bool DEFAULT false, expired bool DEFAULT false, made text, "
+        "created_at timestamptz DEFAULT now(), updated_at timestamptz DEFAULT now(), version bigint DEFAULT 1)"
+    )
+    try:
+        asked = [QuestionCreate(key=f"k{n}", question="?", n=7 - n) for n in range(3)]
+        new = await questions.insert(db, asked[0])
+        first, again = [await questions.insert_many(db.once(once("k")), asked) for _ in range(2)]
+        assert ((new.key, new.caller, new.n), [*again]) == (("k0", "x", 7), [*first])
+        assert [(row.id, row.key, row.n, row.expired) for row in first] == [
+            (n + 2, f"k{n}", 7 - n, False) for n in range(3)
+        ]
+        with pytest.raises(IdempotencyKeyReused):
+            await questions.insert_many(db.once(once("k")), asked[1:])
+    finally:
+        sql("DROP TABLE questions")
 
 
 class Receipt(BaseModel):
