@@ -23,7 +23,7 @@ from pydantic_core import PydanticUndefined
 from starlette.requests import ClientDisconnect
 
 from app.core.api import authentication
-from app.core.api.input.arguments import Given, Plan, plan_of
+from app.core.api.input.arguments import Given, Plan, plan_of, walk
 from app.core.api.input.json_body import JSON, JSONRequest, decode_json, for_handler, require_media_type
 from app.core.api.input.strict_query import check_query, repeatable_parameters
 from app.core.api.json_response import JSONResponse
@@ -73,7 +73,8 @@ class APIRouter(fastapi.APIRouter):
 
     def add_api_route(self, path: str, endpoint: Callable[..., Any], **kwargs: Any) -> None:  # noqa: ANN401
         """Add a route as FastAPI does, with its scope."""
-        if _is_default(kwargs.get("response_class")):
+        response_class = kwargs.get("response_class")
+        if response_class is None or isinstance(response_class, DefaultPlaceholder):
             without_body = kwargs.get("status_code") == http.HTTPStatus.NO_CONTENT
             kwargs["response_class"] = Response if without_body else Default(JSONResponse)  # `Response` names no type
         super().add_api_route(path, endpoint, **self._with_scope(kwargs, kwargs.get("methods")))
@@ -92,18 +93,19 @@ class APIRouter(fastapi.APIRouter):
         return {**options, "dependencies": [guard, *(options.get("dependencies") or ())]}
 
 
-def _is_default(response_class: object) -> bool:
-    return response_class is None or isinstance(response_class, DefaultPlaceholder)
-
-
 def _takes_json(route: Any) -> bool:  # noqa: ANN401 - a route, or FastAPI's context of one
     return getattr(route.body_field.field_info, "media_type", None) == JSON
+
+
+def _takes_request(route: Any) -> bool:  # noqa: ANN401
+    """Return whether the handler or a dependency can read a body by itself."""
+    return not route.methods <= {"GET", "HEAD"} and any(part.request_param_name for part in walk(route.dependant))
 
 
 def _strict(handler: Handler, route: Any) -> Handler:  # noqa: ANN401
     """Put the checks of query and body in front of FastAPI's own handler."""
     takes_json = route.body_field is not None and _takes_json(route)
-    takes_request = route.dependant.request_param_name is not None
+    reads_body = route.body_field is not None or _takes_request(route)
     repeatable = repeatable_parameters(route.dependant)
 
     async def strict_handler(request: Request) -> Response:
@@ -112,11 +114,11 @@ def _strict(handler: Handler, route: Any) -> Handler:  # noqa: ANN401
         if takes_json:
             require_media_type(request)
             request = JSONRequest(request.scope, request.receive)
-        elif takes_request:
+        elif reads_body:
             request = for_handler(request)
         return await handler(request)
 
-    return strict_handler if takes_json or takes_request or repeatable is not None else handler
+    return strict_handler if reads_body or repeatable is not None else handler
 
 
 def _guarded(handler: Handler, guard: SecurityScopes | None, provider: Any) -> Handler:  # noqa: ANN401
@@ -135,7 +137,7 @@ def _guarded(handler: Handler, guard: SecurityScopes | None, provider: Any) -> H
 def _short_way(plan: Plan, route: Any, fastapis: Handler) -> Handler:  # noqa: ANN401
     repeatable = repeatable_parameters(route.dependant)
     has_body = route.body_field is not None
-    takes_request = route.dependant.request_param_name is not None
+    reads_body = not has_body and _takes_request(route)
     provider = route.dependency_overrides_provider
     respond = _responder(route)
     endpoint = _description(route)
@@ -145,7 +147,7 @@ def _short_way(plan: Plan, route: Any, fastapis: Handler) -> Handler:  # noqa: A
             return await fastapis(request)
         if repeatable is not None:
             check_query(request, repeatable)
-        if takes_request and not has_body:
+        if reads_body:
             request = for_handler(request)
         given = Given(request, await _json_of(request) if has_body else None)
         arguments, errors = await plan.arguments(given)

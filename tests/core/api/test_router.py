@@ -639,7 +639,7 @@ def test_a_handler_that_reads_the_body_itself_gets_strict_json_too(number: str, 
             return await request.json()
         except json.JSONDecodeError as error:
             if lenient:
-                return {"position": error.pos}
+                return {"position": error.pos, "line": error.lineno}
             raise
 
     @router.post("1", dependencies=[Depends(_plain)])
@@ -653,7 +653,54 @@ def test_a_handler_that_reads_the_body_itself_gets_strict_json_too(number: str, 
     for body in b"", b"{", b"\xff", b'{"a": 1, "a": 2}', b"[" * 100_000:
         assert client.post(f"/things{number}", content=body).status_code == 422
     assert bool(fastapis_calls) is bool(number)
-    assert client.post("/things?lenient=1", content=b'{"a": }').json() == {"position": 6}
+    assert client.post("/things?lenient=1", content=b'{"a": }').json() == {"position": 6, "line": 1}
+
+
+async def _read(request: Request) -> Any:
+    return await request.json()
+
+
+@pytest.mark.parametrize("kind", ["async", "def", "vendor"])
+def test_json_is_strict_whoever_reads_it(kind: str) -> None:
+    router = fastapi.APIRouter(route_class=APIRoute, prefix="/things")
+    if kind == "async":
+
+        @router.post("")
+        async def post(thing: Annotated[Any, Depends(_read)]) -> Any:
+            return thing
+    elif kind == "def":
+
+        @router.post("")
+        def post_in_thread(thing: Annotated[Any, Depends(_read)]) -> Any:
+            return thing
+    else:
+
+        @router.post("")
+        async def post_vendors(thing: Annotated[Any, Body(media_type="application/vnd.thing+json")]) -> Any:
+            return thing
+
+    app = FastAPI()
+    app.include_router(router)
+    client, headers = TestClient(app), {"Content-Type": "application/vnd.thing+json"}
+    assert client.post("/things", content=b'{"a": 1.5}', headers=headers).json() == {"a": 1.5}
+    for body in b"{", b"\xff", b'{"a": 1, "a": 2}', b"[NaN]", b"[" * 100_000, b"[" + b"0," * 9000 + b"0]":
+        assert client.post("/things", content=body, headers=headers).status_code == 422
+
+
+@pytest.mark.parametrize("limits", [{}, {"max_part_size": 200_000}])
+def test_a_form_that_a_handler_reads_has_the_limits_of_others(limits: dict[str, int]) -> None:
+    router = fastapi.APIRouter(route_class=APIRoute, prefix="/things")
+
+    @router.post("")
+    async def post(request: Request) -> int:
+        async with request.form(**limits) as form:
+            return len(str(form["text"]))
+
+    app = FastAPI()
+    app.include_router(router)
+    client = TestClient(app)
+    assert client.post("/things", data={"text": "a" * 100_000}).json() == 100_000
+    assert client.post("/things", data={"text": "a" * 150_000}).status_code == (200 if limits else 400)
 
 
 def test_every_route_of_the_service_takes_the_short_way(client: TestClient, fastapis_calls: list[str]) -> None:

@@ -142,9 +142,9 @@ def plan_of(dependant: Dependant, path_names: Collection[str], body_field: Any) 
     body_field
         Its body; only one that is a single parameter of the handler itself is known.
     """
-    if any(not _is_known(part) for part in _walk(dependant)):
+    if any(not _is_known(part) for part in walk(dependant)):
         return None
-    in_dependencies = any(part.body_params for part in _walk(dependant) if part is not dependant)
+    in_dependencies = any(part.body_params for part in walk(dependant) if part is not dependant)
     if in_dependencies or not (body_field is None or [body_field] == dependant.body_params):
         return None
     steps: list[Step] = []
@@ -152,10 +152,11 @@ def plan_of(dependant: Dependant, path_names: Collection[str], body_field: Any) 
     return Plan(steps)
 
 
-def _walk(dependant: Dependant) -> Iterator[Dependant]:
+def walk(dependant: Dependant) -> Iterator[Dependant]:
+    """List what a handler takes, and what its dependencies take."""
     yield dependant
     for part in dependant.dependencies:
-        yield from _walk(part)
+        yield from walk(part)
 
 
 def _is_known(part: Dependant) -> bool:

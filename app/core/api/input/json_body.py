@@ -13,8 +13,11 @@ from functools import lru_cache
 from typing import Any, Self
 
 from fastapi import Request
+from starlette._utils import AwaitableOrContextManager
+from starlette.datastructures import FormData
 
 from app.core.errors import InvalidInput, UnsupportedMediaType
+from app.core.middleware.limits.forms import LONGEST_FIELD
 
 JSON = "application/json"
 MERGE_PATCH_JSON = "application/merge-patch+json"
@@ -114,7 +117,7 @@ class JSONRequest(Request):
 
 
 def for_handler(request: Request) -> Request:
-    """Return the request for a handler that reads the body itself; one that a subclass of the route made stays."""
+    """Return the request for what reads the body itself; one that a subclass of the route made stays."""
     return _HandlersRequest(request.scope, request.receive) if type(request) is Request else request
 
 
@@ -130,8 +133,13 @@ class _HandlersRequest(JSONRequest):
             return await super().json()
         except json.JSONDecodeError as error:
             refused = _NotJSON(errors=[{"loc": ["body"], "msg": "JSON decode error", "type": "json_invalid"}])
-            refused.msg, refused.doc, refused.pos = error.msg, error.doc, error.pos
+            json.JSONDecodeError.__init__(refused, error.msg, error.doc, error.pos)
             raise refused from None
+
+    def form(
+        self, *, max_files: float = 1000, max_fields: float = 1000, max_part_size: int = LONGEST_FIELD
+    ) -> AwaitableOrContextManager[FormData]:
+        return super().form(max_files=max_files, max_fields=max_fields, max_part_size=max_part_size)
 
 
 @lru_cache(maxsize=1)
