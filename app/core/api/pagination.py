@@ -149,16 +149,17 @@ def _integer(text: str, _: Any) -> int:  # noqa: ANN401 - SQLAlchemy's types
 
 def _number(text: str, kind: Any) -> Decimal:  # noqa: ANN401
     number = Decimal(text)
-    if not number.is_finite() or abs(number) >= 10 ** (kind.precision - kind.scale):
+    is_too_large = kind.precision is not None and abs(number) >= 10 ** (kind.precision - (kind.scale or 0))
+    if is_too_large or not number.is_finite():
         raise ValueError("not a number of the column")
     return number
 
 
-def _moment(text: str, _: Any) -> datetime:  # noqa: ANN401
+def _moment(text: str, kind: Any) -> datetime:  # noqa: ANN401
     moment = datetime.fromisoformat(text)
-    if moment.tzinfo is None:
-        raise ValueError("no time zone")
-    return moment.astimezone(UTC)  # PostgreSQL takes no offset of 16 hours and more
+    if (moment.tzinfo is not None) is not kind.timezone:
+        raise ValueError("not a moment of the column")
+    return moment.astimezone(UTC) if kind.timezone else moment  # PostgreSQL takes no offset of 16 hours and more
 
 
 def _date(text: str, _: Any) -> date:  # noqa: ANN401

@@ -4,13 +4,15 @@ import asyncio
 import gc
 import sys
 from collections.abc import AsyncIterator, Iterator
-from typing import Annotated, Any, get_args
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import quote
 
 import pytest
 from fastapi import Query
-from sqlalchemy import Index, MetaData
-from sqlalchemy.orm import Mapped
+from sqlalchemy import DateTime, Index, MetaData, Numeric
+from sqlalchemy.orm import Mapped, mapped_column
 from starlette.testclient import TestClient
 
 from app.core.api import APIRouter, Links, Page
@@ -234,3 +236,43 @@ def test_pages_whose_order_no_index_has_share_nothing() -> None:
         sort for sort in ("id", "-size", "age", "kind") if PageStatement(table, sort, [], first=False).shareable
     ]
     assert shareable == ["id", "-size"]
+
+
+class Reading(Versioned, Base):
+    """Has columns whose types say little."""
+
+    __tablename__ = "readings"
+    metadata = MetaData()
+
+    amount: Mapped[Decimal]
+    whole: Mapped[Decimal] = mapped_column(Numeric(12))
+    at: Mapped[datetime] = mapped_column(DateTime())
+
+
+class ReadingQuery(PageQuery):
+    """Can be sorted by them."""
+
+    sort: Literal["amount", "whole", "at"] = "amount"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("sort", get_args(ReadingQuery.model_fields["sort"].annotation))
+async def test_a_column_of_any_precision_can_be_sorted_by(make_settings: MakeSettings, sql: SQL, sort: Any) -> None:
+    sql(
+        "CREATE TABLE readings AS SELECT n::bigint AS id, n / 10.0 AS amount, n::numeric(12) AS whole, "
+        "timestamp '2026-01-01' + n * interval '1 day' AS at, now() AS created_at, now() AS updated_at, "
+        "1::bigint AS version FROM generate_series(1, 5) AS n"
+    )
+    readings, database = Pages(Reading, ReadingQuery), Database(make_settings())
+    try:
+        seen, query = [], ReadingQuery(sort=sort, limit=2)
+        while True:
+            page = await readings.list(database, query)
+            seen += [row.id for row in page.items]
+            if page.next_cursor is None:
+                break
+            query = query.model_copy(update={"cursor": page.next_cursor})
+    finally:
+        database.dispose()
+        sql("DROP TABLE readings")
+    assert seen == [1, 2, 3, 4, 5]
