@@ -224,7 +224,7 @@ def _problems(found: Sequence[Any]) -> list[dict[str, Any]]:
     size = 0
     for problem in found[:_MAX_PROBLEMS]:
         loc = [_clean(part) for part in problem["loc"][:_MAX_LOCATION]]
-        shown = {"loc": loc, "msg": problem["msg"][:_MAX_MESSAGE], "type": problem["type"]}
+        shown = {"loc": loc, "msg": _message_for(problem)[:_MAX_MESSAGE], "type": problem["type"]}
         size += len(pydantic_core.to_json(shown))
         if size > _MAX_PROBLEM_BYTES:
             break
@@ -232,6 +232,13 @@ def _problems(found: Sequence[Any]) -> list[dict[str, Any]]:
     if more := len(found) - len(problems):
         problems.append({"loc": [], "msg": f"and {more} more", "type": "too_many_errors"})
     return problems
+
+
+def _message_for(problem: Mapping[str, Any]) -> str:
+    """Return pydantic's message, unless it quotes the input: the tag of a discriminated union."""
+    if problem["type"] == "union_tag_invalid":
+        return f"Input tag should be one of {problem['ctx']['expected_tags']}"
+    return str(problem["msg"])
 
 
 async def handle_unexpected_error(request: Request, error: Exception) -> Response:  # noqa: ARG001 - FastAPI's signature

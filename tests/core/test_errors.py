@@ -2,9 +2,10 @@
 
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytest
+from pydantic import BaseModel, Field
 from starlette.testclient import TestClient
 
 from app.core.errors import Conflict, InvalidInput, ResourceNotFound
@@ -320,6 +321,32 @@ class SKUTaken(Conflict):
 
     Labels are printed.
     """
+
+
+class Cat(BaseModel):
+    """One of two."""
+
+    kind: Literal["cat"]
+
+
+class Dog(BaseModel):
+    """The other."""
+
+    kind: Literal["dog"]
+
+
+def test_an_unknown_tag_is_not_repeated(make_client: MakeClient) -> None:
+    client = make_client()
+    app: Any = client.app
+
+    @app.post("/pets")  # type: ignore[untyped-decorator]
+    async def post(pet: Annotated[Cat | Dog, Field(discriminator="kind")]) -> Any:
+        return pet
+
+    detail = assert_error(client.post("/pets", json={"kind": "secret"}), 422, "INVALID_INPUT")
+    assert detail["errors"] == [
+        {"loc": ["body"], "msg": "Input tag should be one of 'cat', 'dog'", "type": "union_tag_invalid"}
+    ]
 
 
 class DeliveryNoteNotFound(ResourceNotFound):
