@@ -656,6 +656,27 @@ def test_a_handler_that_reads_the_body_itself_gets_strict_json_too(number: str, 
     assert client.post("/things?lenient=1", content=b'{"a": }').json() == {"position": 6, "line": 1}
 
 
+@pytest.mark.parametrize("kind", ["async", "def"])
+def test_a_number_in_a_path_may_be_of_any_length(kind: str) -> None:
+    router = fastapi.APIRouter(route_class=APIRoute, prefix="/things")
+    if kind == "async":
+
+        @router.get("/{number:int}")
+        async def get(number: int) -> int:
+            return number % 10
+    else:
+
+        @router.get("/{number:int}")
+        def get_in_thread(number: int) -> int:
+            return number % 10
+
+    app = FastAPI()
+    app.include_router(router)
+    client = TestClient(app)
+    assert client.get("/things/" + "7" * 4000).json() == 7
+    assert client.get("/things/" + "7" * 5000).status_code == 404
+
+
 async def _read(request: Request) -> Any:
     return await request.json()
 

@@ -10,6 +10,16 @@ from fastapi._compat import ModelField, field_annotation_is_scalar, field_annota
 from fastapi.dependencies.models import Dependant
 from fastapi.dependencies.utils import request_params_to_args
 from pydantic import BaseModel
+from starlette.convertors import IntegerConvertor, register_url_convertor
+
+
+class _Integer(IntegerConvertor):
+    """Starlette's `{name:int}` in a path, for which Python makes no number of more than 4,300 digits."""
+
+    regex = "[0-9]{1,4000}"
+
+
+register_url_convertor("int", _Integer())
 
 Reader = Callable[[Request, dict[str, Any], list[Any]], None]
 """Adds to the values and to the errors of a call."""
