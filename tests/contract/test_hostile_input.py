@@ -314,6 +314,12 @@ def test_the_parameters_of_a_query_have_a_bound(service: Service) -> None:
         assert [problem["type"] for problem in detail["errors"]] == [kind]
 
 
+def test_the_parameters_that_come_twice_are_not_all_named(service: Service) -> None:
+    answer = send(service.port, "GET", "/items?" + "&".join(f"%01%01{n}&%01%01{n}" for n in range(249)))
+    problems = assert_refused(answer, 422, "INVALID_INPUT")["errors"]
+    assert (len(problems), problems[-1]["msg"], len(answer.body) < 16 * 1024) == (21, "and 229 more", True)
+
+
 def test_the_tags_of_a_condition_have_a_bound(service: Service) -> None:
     for field in "If-None-Match", "If-Match":
         answer = send(service.port, "DELETE", "/items/1", (field, '"x", ' * 1_000))

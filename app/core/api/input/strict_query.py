@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl
 from fastapi import Request
 from fastapi._compat import ModelField, field_annotation_is_sequence
 from fastapi.dependencies.models import Dependant
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 
 from app.core.errors import InvalidInput
@@ -23,7 +24,9 @@ def check_query(request: Request, repeatable: Collection[str]) -> None:
     Raises
     ------
     InvalidInput
-        If the query string is not UTF-8, has very many parameters, or one twice that is not in `repeatable`.
+        If the query string is not UTF-8, or has very many parameters.
+    RequestValidationError
+        If it has parameters twice that are not in `repeatable`.
     """
     raw: bytes = request.scope["query_string"]
     if not raw:
@@ -46,7 +49,7 @@ def check_query(request: Request, repeatable: Collection[str]) -> None:
         if count > 1 and name not in repeatable
     ]
     if problems:
-        raise InvalidInput(errors=problems)
+        raise RequestValidationError(problems)  # of which the answer has the first ones
 
 
 def repeatable_parameters(dependant: Dependant) -> frozenset[str] | None:
