@@ -31,6 +31,7 @@ from app.core.api.openapi import operations
 from app.core.errors import InvalidInput
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+_DUMP_OPTIONS = ("include", "exclude", "by_alias", "exclude_unset", "exclude_defaults", "exclude_none")
 
 
 class APIRoute(fastapi.routing.APIRoute):
@@ -85,6 +86,12 @@ class APIRouter(fastapi.APIRouter):
     def add_api_websocket_route(self, path: str, endpoint: Callable[..., Any], *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         """Add a WebSocket as FastAPI does, with its scope: its handshake is a GET."""
         super().add_api_websocket_route(path, endpoint, *args, **self._with_scope(kwargs, ["GET"]))
+
+    def include_router(self, router: fastapi.APIRouter, **kwargs: Any) -> None:  # noqa: ANN401
+        """Include a router as FastAPI does; if this one has scopes, that one needs scopes, too."""
+        if self.scopes is not None and getattr(router, "scopes", None) is None:
+            raise TypeError(f"{self.prefix}{router.prefix} would need no scope: APIRouter(scopes=...) of app.core.api")
+        super().include_router(router, **kwargs)
 
     def _with_scope(self, options: dict[str, Any], methods: Iterable[str] | None) -> dict[str, Any]:
         if self.scopes is None:
@@ -196,11 +203,6 @@ def _description(route: Any) -> EndpointContext:  # noqa: ANN401
     return endpoint
 
 
-def _dump_options(route: Any) -> dict[str, Any]:  # noqa: ANN401
-    names = ("include", "exclude", "by_alias", "exclude_unset", "exclude_defaults", "exclude_none")
-    return {name: getattr(route, f"response_model_{name}") for name in names}
-
-
 def _validator(route: Any) -> Callable[[Any], Any]:  # noqa: ANN401
     """Make what turns a handler's result into an instance of the response model."""
     validate, endpoint = route.response_field.validate, _description(route)
@@ -219,7 +221,7 @@ def _dump(route: Any, *, as_json: bool) -> Callable[[Any], Any]:  # noqa: ANN401
     field = route.response_field
     if field is None:
         return jsonable_encoder
-    validated, options = _validator(route), _dump_options(route)
+    validated, options = _validator(route), {name: getattr(route, f"response_model_{name}") for name in _DUMP_OPTIONS}
     if not as_json:
         return lambda result: field.serialize(validated(result), **options)
     adapter = field._type_adapter  # noqa: SLF001 - `field.serialize_json` hands sixteen arguments on to it

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import fastapi
 import pytest
 from fastapi import FastAPI, Request, Security, WebSocket
 from prometheus_client import REGISTRY
@@ -107,6 +108,22 @@ def test_a_handler_that_wants_to_know_its_caller_is_told(client: TestClient) -> 
     answer = client.post("/lamps", headers=bearer(SIGNER.token(scope="lamps:write b", lamp=7)))
 
     assert answer.json() == {"subject": "alice", "scopes": ["b", "lamps:write"], "lamp": 7}
+
+
+def nothing() -> None:
+    """Be a handler."""
+
+
+@pytest.mark.parametrize("inner", [fastapi.APIRouter(prefix="/bulbs"), APIRouter(prefix="/bulbs")])
+def test_a_router_inside_of_one_with_scopes_has_scopes(inner: fastapi.APIRouter) -> None:
+    outer = APIRouter(prefix="/sockets", scopes="lamps")
+    with pytest.raises(TypeError, match="/sockets/bulbs would need no scope"):
+        outer.include_router(inner)
+
+    with_scopes = APIRouter(prefix="/bulbs", scopes="bulbs")
+    with_scopes.add_api_route("", nothing)
+    outer.include_router(with_scopes)
+    assert len(outer.routes) == 1
 
 
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Basic YTpi"}, {"Authorization": "Token x"}])
