@@ -22,6 +22,14 @@ class JSONResponse(responses.JSONResponse):
             return super().render(_normalize_non_finite_floats(content))
 
 
+class NoContent(responses.Response):
+    """A response without a body, and so without the media type of JSON, whatever the handler returns."""
+
+    def render(self, content: Any) -> bytes:  # noqa: ANN401, ARG002 - what a handler returns
+        """Serialise nothing."""
+        return b""
+
+
 def _encode_decimal(number: Decimal) -> int | float:
     return decimal_encoder(number) if number.adjusted() <= _MAX_DIGITS else float(number)
 

@@ -26,7 +26,7 @@ from app.core.api import authentication
 from app.core.api.input.arguments import Given, Plan, plan_of, walk
 from app.core.api.input.json_body import JSON, JSONRequest, decode_json, for_handler, require_media_type
 from app.core.api.input.strict_query import check_query, repeatable_parameters
-from app.core.api.json_response import JSONResponse
+from app.core.api.json_response import JSONResponse, NoContent
 from app.core.api.openapi import operations
 from app.core.errors import InvalidInput
 
@@ -77,7 +77,7 @@ class APIRouter(fastapi.APIRouter):
         response_class = kwargs.get("response_class")
         if response_class is None or isinstance(response_class, DefaultPlaceholder):
             without_body = kwargs.get("status_code") == http.HTTPStatus.NO_CONTENT
-            kwargs["response_class"] = Response if without_body else Default(JSONResponse)  # `Response` names no type
+            kwargs["response_class"] = NoContent if without_body else Default(JSONResponse)
         super().add_api_route(path, endpoint, **self._with_scope(kwargs, kwargs.get("methods")))
         route = self.routes[-1]
         if isinstance(route, fastapi.routing.APIRoute):

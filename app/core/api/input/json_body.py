@@ -112,8 +112,10 @@ class JSONRequest(Request):
     """A request whose body is read as `decode_json` does."""
 
     async def json(self) -> Any:  # noqa: ANN401 - any JSON value
-        """Return the body."""
-        return await decode_json(await self.body())
+        """Return the body; as Starlette does, the same object each time."""
+        if not hasattr(self, "_json"):
+            self._json = await decode_json(await self.body())
+        return self._json
 
 
 def for_handler(request: Request) -> Request:
