@@ -42,7 +42,10 @@ class Once:
             must ask the same, so a time or a random number that the service adds has no place here.
         """
         parts = [
-            part.model_dump_json().encode() if isinstance(part, BaseModel) else to_json(part, fallback=_ASKED)
+            # Not what was left out: a field that a later version adds is no other request.
+            part.model_dump_json(exclude_unset=True).encode()
+            if isinstance(part, BaseModel)
+            else to_json(part, fallback=_ASKED)
             for part in asked
         ]
         head = f"{self.caller}\n{self.operation}" if self.caller else self.operation

@@ -160,7 +160,7 @@ class Resource(Generic[M, C, U, Q]):
         return cast("M", new)
 
     async def _insert_many_once(self, db: Keyed, rows: Sequence[C]) -> Sequence[M]:
-        asked = Asked(db.key, db.key.fingerprint({"items": rows}), rows)
+        asked = Asked(db.key, db.key.fingerprint(*rows), rows)
         (inserted,) = await db.database.run(
             Mode.AUTOCOMMIT, lambda connection: self._insert_each_once(connection, [asked]), repeatable=True
         )

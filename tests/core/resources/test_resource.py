@@ -101,6 +101,23 @@ async def test_a_stored_answer_survives_a_migration(make_settings: MakeSettings,
     assert replays == ["k"]
 
 
+class LaterThingCreate(ThingCreate):
+    """What a later version of the service takes."""
+
+    colour: str | None = None
+
+
+async def test_a_field_that_a_later_version_adds_is_no_other_request(db: Database) -> None:
+    later = LaterThingCreate.model_validate({"name": "Lamp", "price": 19})
+    first = await things.insert(db.once(once("k")), LAMP)
+    many = await things.insert_many(db.once(once("many")), [LAMP, LAMP])
+
+    assert (await things.insert(db.once(once("k")), later)).id == first.id
+    assert [*await things.insert_many(db.once(once("many")), [later, later])] == [*many]
+    with pytest.raises(IdempotencyKeyReused):
+        await things.insert(db.once(once("k")), later.model_copy(update={"colour": "red"}))
+
+
 class Question(Versioned, Base):
     """Has columns with names that the statements of `Resource` use, too."""
 
