@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -209,6 +210,25 @@ def test_a_text_that_cannot_be_sent_is_invalid_input(db: Database, run: Run, sql
         with pytest.raises(InvalidInput):
             run(unit(db, name))
     assert sql("SELECT count(*) FROM shelf") == [(0,)]
+
+
+@read
+def sent_back(connection: Connection, moments: list[datetime]) -> Any:
+    statement = text("SELECT CAST(:moment AS timestamptz), CAST(:moments AS timestamptz[])")
+    return connection.execute(statement, {"moment": moments[0], "moments": moments}).one()
+
+
+@pytest.mark.parametrize("moment", ["9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+12:00"])
+def test_a_moment_that_python_could_not_read_again_is_invalid_input(db: Database, run: Run, moment: str) -> None:
+    """The server would store it, and every list with that row would be a 500."""
+    with pytest.raises(InvalidInput):
+        run(sent_back(db, [datetime.fromisoformat(moment)]))
+    first, *others = moments = [
+        datetime.fromisoformat(f"{time}{offset}")
+        for time in ("0001-01-02T00:00:00", "2026-11-27T12:00:00.123456", "9999-12-30T23:59:59")
+        for offset in ("Z", "+12:00", "-12:00")
+    ]
+    assert run(sent_back(db, moments)) == (first, [first, *others])
 
 
 @transaction

@@ -13,11 +13,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextvars import Context, ContextVar
+from datetime import UTC, datetime
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import psycopg2
-from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE, set_wait_callback
+from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE, TimestampFromPy, register_adapter, set_wait_callback
 from psycopg2.extensions import connection as PsycopgConnection  # noqa: N812 - it is a class
 from sqlalchemy import URL, Connection, Pool
 from sqlalchemy.dialects import registry
@@ -95,13 +96,24 @@ class LoopDialect(PGDialect_psycopg2):
 
 def _as_driver_error(error: Exception) -> Exception:
     is_of_text = isinstance(error, UnicodeError) or (isinstance(error, ValueError) and "NUL" in str(error))
-    return UnsendableText("a text has a NUL, or is not Unicode") if is_of_text else error
+    return UnsendableValue("a text has a NUL, or is not Unicode") if is_of_text else error
 
 
-class UnsendableText(psycopg2.DataError):
-    """A text has a NUL or a lone surrogate. psycopg2's error for it is a ValueError; this has PostgreSQL's SQLSTATE."""
+class UnsendableValue(psycopg2.DataError):
+    """A value that is not sent, although psycopg2 has no error for it; the SQLSTATE is that of a data exception."""
 
-    pgcode = "22021"
+    pgcode = "22000"
+
+
+def _moment_in_utc(moment: datetime) -> Any:  # noqa: ANN401 - psycopg2's adapter
+    """Send a moment in UTC: with its offset, the server may store one of a year that Python cannot read again."""
+    try:
+        return TimestampFromPy(moment if moment.tzinfo is None else moment.astimezone(UTC))
+    except OverflowError as error:
+        raise UnsendableValue("a moment is not of the years 1 to 9999 in UTC") from error
+
+
+register_adapter(datetime, _moment_in_utc)
 
 
 class ConnectTimeout(psycopg2.OperationalError):
