@@ -14,6 +14,7 @@ def leave_a_probe(service: Service) -> int:
     """Ask for readiness, leave soon, and return the status in the access line."""
     trace_id = f"left-early-{next(_numbers)}"
     with service.connect() as connection:
+        assert connection.get("/health/live").status == 200  # a connection that ends before this is not accepted at all
         connection.send(f"GET /health/ready HTTP/1.1\r\nHost: x\r\nX-Trace-ID: {trace_id}\r\n\r\n".encode())
         time.sleep(0.2)
     lines = eventually(lambda: access_lines(service, trace_id))

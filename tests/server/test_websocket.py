@@ -197,6 +197,7 @@ def test_an_application_that_does_not_notice_that_its_client_left_is_cancelled(s
 
 def test_a_client_that_leaves_before_it_is_accepted_is_no_error(service: Service) -> None:
     with service.connect() as connection:
+        assert connection.get("/health/live").status == 200  # a connection that ends before this is not accepted at all
         connection.send(HANDSHAKE % b"/ws/late" + b"X-Trace-ID: left\r\n\r\n")
     eventually(lambda: access_lines(service, "left"))
     assert [(line["level"], line.get("status")) for line in service.lines_of("left")] == [("INFO", 499)]
