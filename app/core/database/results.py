@@ -58,7 +58,7 @@ class Results:
 
 
 def _columns_of(mapper: Mapper[Any]) -> type[BaseModel]:
-    """Make a model of the columns of a mapped class; one that an earlier version did not store is None."""
+    """Make a model of the columns of a mapped class; a column that an earlier version did not store is None."""
     fields: dict[str, Any] = {}
     for attribute in mapper.column_attrs:
         kind = attribute.columns[0].type.python_type

@@ -75,7 +75,7 @@ class ServiceWebSocket(WebSocketsSansIOProtocol):
         return self.read_paused or not self.handshake_complete or not self.writable.is_set()
 
     def _parse_soon(self) -> None:
-        """Have input parsed once it may be, and read on if there is none left."""
+        """Schedule the parsing of what is left of the input, or read on if nothing is."""
         if self.transport.is_closing():
             return
         if self._unparsed or self._waits:

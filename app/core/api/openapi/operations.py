@@ -9,6 +9,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from fastapi.utils import deep_dict_update
 
+from app.core.api.input.arguments import walk
 from app.core.api.input.json_body import JSON, accepted_by
 from app.core.database.database import get_database
 from app.core.error_responses import PROBLEM_JSON
@@ -103,11 +104,5 @@ def _body(route: APIRoute) -> Describe:
 
 
 def _described_dependencies(dependant: Dependant) -> Iterator[Describe]:
-    calls = dict.fromkeys(part.call for part in _all_of(dependant))
+    calls = dict.fromkeys(part.call for part in walk(dependant))
     yield from (call.openapi_description for call in calls if call and hasattr(call, "openapi_description"))
-
-
-def _all_of(dependant: Dependant) -> Iterator[Dependant]:
-    for part in dependant.dependencies:
-        yield part
-        yield from _all_of(part)
