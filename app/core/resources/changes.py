@@ -1,5 +1,6 @@
 """UPDATE and DELETE of a row, each one statement of which the conditions of the request are a part."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from app.core.resources.updates import Update, Updates
 
 Conditional = ConditionalRequest | Preconditions
 
+_VERSION = re.compile("0|[1-9][0-9]{0,18}")
 _MAX_VERSION = 2**63 - 1
 
 
@@ -34,7 +36,7 @@ class Changes:
     def __init__(self, table: Table, names: Sequence[str], find: Callable[[Connection, int], Any]) -> None:
         self._updates = Updates(table, names)
         self.update_each = self._updates.run  # kept, because batches are told apart by it
-        this = table.c.id == bindparam("this_id", type_=BigInteger)
+        this = table.c.id == bindparam("_this_id", type_=BigInteger)
         self._version, self._find = table.c.version, find
         # Sets what else it is given parameters for, by the names of the columns.
         self._update = update(table).where(this).returning(*table.c)
@@ -60,7 +62,7 @@ class Changes:
         if not changes:
             return self._checked(connection, row_id, conditions)
         statement, parameters = self._with_conditions(self._update, conditions)
-        row = connection.execute(statement, {"this_id": row_id, **parameters, **changes}).one_or_none()
+        row = connection.execute(statement, {"_this_id": row_id, **parameters, **changes}).one_or_none()
         if row is None:
             raise self.reason(connection, row_id, conditions)
         return self._updates.row(row)
@@ -69,7 +71,7 @@ class Changes:
         """Delete a row."""
         conditions = _preconditions(given)
         statement, parameters = self._with_conditions(self._delete, conditions)
-        if connection.execute(statement, {"this_id": row_id, **parameters}).one_or_none() is None:
+        if connection.execute(statement, {"_this_id": row_id, **parameters}).one_or_none() is None:
             raise self.reason(connection, row_id, conditions)
 
     def reason(self, connection: Connection, row_id: int, given: Conditional) -> PreconditionFailed:
@@ -87,14 +89,14 @@ class Changes:
         if (made := self._conditional.get(shape)) is None:
             made = statement
             if matches:
-                made = made.where(self._version == any_(bindparam("if_match", type_=ARRAY(BigInteger))))
+                made = made.where(self._version == any_(bindparam("_if_match", type_=ARRAY(BigInteger))))
             if differs:
-                other = ~(self._version == any_(bindparam("if_none_match", type_=ARRAY(BigInteger))))
-                made = made.where(other, ~bindparam("if_none_match_star", type_=Boolean))
+                other = ~(self._version == any_(bindparam("_if_none_match", type_=ARRAY(BigInteger))))
+                made = made.where(other, ~bindparam("_if_none_match_star", type_=Boolean))
             self._conditional[shape] = made
-        parameters: dict[str, Any] = {"if_match": _versions(match)} if matches else {}
+        parameters: dict[str, Any] = {"_if_match": _versions(match)} if matches else {}
         if differs:
-            parameters |= {"if_none_match": _versions(none_match), "if_none_match_star": "*" in (none_match or ())}
+            parameters |= {"_if_none_match": _versions(none_match), "_if_none_match_star": "*" in (none_match or ())}
         return made, parameters
 
     def _checked(self, connection: Connection, row_id: int, conditions: Preconditions) -> Any:  # noqa: ANN401
@@ -108,6 +110,6 @@ def _preconditions(given: Conditional) -> Preconditions:
 
 
 def _versions(tags: frozenset[str] | None) -> list[int]:
-    """Return the tags that can be versions: others match nothing."""
-    numbers = (int(tag) for tag in tags or () if tag.isascii() and tag.isdecimal() and len(tag) < 20)
+    """Return the tags that are versions, as `entity_tag` writes them: others match nothing."""
+    numbers = (int(tag) for tag in tags or () if _VERSION.fullmatch(tag))
     return [number for number in numbers if number <= _MAX_VERSION]

@@ -13,7 +13,7 @@ from sqlalchemy.sql.selectable import TextualSelect
 
 from app.core.resources.rows import row_class
 
-QUESTION = "question_of_row"
+QUESTION = "_question"
 """The column that says which of several questions a row belongs to, from 1 on."""
 _KEYS = (
     "unnest(CAST(:callers AS text[]), CAST(:keys AS text[]), CAST(:fingerprints AS bytea[])) "

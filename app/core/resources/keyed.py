@@ -13,7 +13,7 @@ from app.core.database.errors import LOCK_TIMEOUT, sqlstate_of
 from app.core.database.idempotency import IdempotencyKey, IdempotencyKeyInUse, IdempotencyKeyReused, expired
 from app.core.database.once import Once
 from app.core.errors import DatabaseError
-from app.core.resources.inserts import QUESTION, Inserts
+from app.core.resources.inserts import Inserts
 
 _TRIES = 3
 """A key that expires while it is looked at is tried again."""
@@ -100,9 +100,10 @@ def _replays(connection: Connection, inserts: Inserts, asked: Sequence[Asked]) -
     """Return the stored rows, or an error, for each question whose key is there and has not expired."""
     answers: dict[int, Inserted | Exception] = {}
     for number, rows in _by_question(connection.execute(inserts.replay, _keys(asked)).all()).items():
-        if not rows[0].is_same_request and not rows[0].has_expired:
+        is_same_request, has_expired = rows[0][1:_BEFORE]
+        if not is_same_request and not has_expired:
             answers[number - 1] = IdempotencyKeyReused()
-        elif not rows[0].has_expired:
+        elif not has_expired:
             answers[number - 1] = Inserted([inserts.row(row[_BEFORE:]) for row in rows], replayed=True)
     return answers
 
@@ -110,7 +111,7 @@ def _replays(connection: Connection, inserts: Inserts, asked: Sequence[Asked]) -
 def _by_question(rows: Sequence[Row[Any]]) -> dict[int, list[Row[Any]]]:
     found: dict[int, list[Row[Any]]] = defaultdict(list)
     for row in rows:
-        found[getattr(row, QUESTION)].append(row)
+        found[row[0]].append(row)
     return found
 
 

@@ -43,7 +43,7 @@ class PageStatement:
         key, row_id = table.c[sort.removeprefix("-")], table.c.id
         self._table, self._filters, self._descending = table, filters, sort.startswith("-")
         self._keys: list[Column[Any]] = [row_id] if key is row_id else [key, row_id]
-        self._last = {} if first else {f"page_last_{number}": key.type for number, key in enumerate(self._keys)}
+        self._last = {} if first else {f"_page_last_{number}": key.type for number, key in enumerate(self._keys)}
         self.shareable = not filters and _has_index(table, self._keys)
         self._one = self._page([bindparam(name, type_=kind) for name, kind in self._last.items()])
         self._row = row_class(table)
@@ -53,7 +53,7 @@ class PageStatement:
         self, connection: Connection, position: Position, values: Mapping[str, Any], limit: int
     ) -> Sequence[tuple[Any, ...]]:
         """Read a page, and one row more if there is one; `values` are those of the filters."""
-        given = {"page_rows": limit + 1, **self._after(position), **values}
+        given = {"_page_rows": limit + 1, **self._after(position), **values}
         return [*map(self._row, connection.execute(self._one, given).all())]  # `all` does not fetch row by row
 
     def __call__(self, connection: Connection, positions: Sequence[Position]) -> Sequence[Sequence[tuple[Any, ...]]]:
@@ -64,7 +64,7 @@ class PageStatement:
         distinct = list(found)
         after = [self._after(position) for position in distinct]
         arrays = {name: [last[name] for last in after] for name in self._last}
-        for row in connection.execute(self._many, {"page_rows": SHARED_ROWS + 1, **arrays}).all():
+        for row in connection.execute(self._many, {"_page_rows": SHARED_ROWS + 1, **arrays}).all():
             found[distinct[row[0] - 1]].append(self._row(row[1:]))
         return [found[position] for position in positions]
 
@@ -76,7 +76,7 @@ class PageStatement:
         if after:
             here, there = tuple_(*self._keys), tuple_(*after)
             statement = statement.where(here < there if self._descending else here > there)
-        return statement.order_by(*self._order(self._keys)).limit(bindparam("page_rows", type_=Integer()))
+        return statement.order_by(*self._order(self._keys)).limit(bindparam("_page_rows", type_=Integer()))
 
     def _pages(self) -> Select[Any]:
         """Read the page after each of several positions, which are given as arrays."""

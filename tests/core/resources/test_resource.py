@@ -54,6 +54,8 @@ async def test_a_conditional_change_is_one_statement(db: Database, sql: SQL) -> 
     with pytest.raises(PreconditionFailed):
         await things.update(db, thing.id, {"name": "Chair"}, match)
     with pytest.raises(PreconditionFailed):
+        await things.update(db, thing.id, {"name": "Chair"}, Preconditions(frozenset({"02"}), None))
+    with pytest.raises(PreconditionFailed):
         await things.delete(db, thing.id, Preconditions(None, frozenset("*")))
     with pytest.raises(ThingNotFound):
         await things.update(db, 4711, {"name": "Chair"}, match)
@@ -132,6 +134,13 @@ class Question(Versioned, Base):
     same: Mapped[bool] = mapped_column(server_default=false())
     expired: Mapped[bool] = mapped_column(server_default=false())
     made: Mapped[str | None]
+    this_id: Mapped[int | None]
+    if_match: Mapped[int | None]
+    page_rows: Mapped[int | None]
+    page_last_0: Mapped[int | None]
+    question_of_row: Mapped[int | None]
+    is_same_request: Mapped[bool | None]
+    has_expired: Mapped[bool | None]
 
 
 class QuestionCreate(RequestBody):
@@ -151,7 +160,8 @@ async def test_a_column_may_have_any_name(db: Database, sql: SQL) -> None:
     sql(
         "CREATE TABLE questions (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, key text, "
         "caller text DEFAULT 'x', fingerprint text, question text, n int, "
-        "same bool DEFAULT false, expired bool DEFAULT false, made text, "
+        "same bool DEFAULT false, expired bool DEFAULT false, made text, this_id int, if_match int, page_rows int, "
+        "page_last_0 int, question_of_row int, is_same_request bool, has_expired bool, "
         "created_at timestamptz DEFAULT now(), updated_at timestamptz DEFAULT now(), version bigint DEFAULT 1)"
     )
     try:
@@ -164,6 +174,13 @@ async def test_a_column_may_have_any_name(db: Database, sql: SQL) -> None:
         ]
         with pytest.raises(IdempotencyKeyReused):
             await questions.insert_many(db.once(once("k")), asked[1:])
+        changes = {"this_id": 3, "if_match": 4, "page_rows": 1}
+        changed = await questions.update(db, 2, changes, Preconditions(frozenset({"1", "5"}), None))
+        assert (changed.id, changed.this_id, changed.if_match) == (2, 3, 4)
+        page = await questions.list(db, PageQuery(limit=2))
+        both = PageQuery(limit=20, cursor=page.next_cursor), PageQuery(limit=20)
+        rest, whole = await asyncio.gather(*[questions.list(db, query) for query in both])
+        assert [row.id for row in (*page.items, *rest.items)] == [row.id for row in whole.items] == [1, 2, 3, 4]
     finally:
         sql("DROP TABLE questions")
 
