@@ -123,6 +123,13 @@ async def echo(websocket: WebSocket) -> None:
         await websocket.send_text(await websocket.receive_text())
 
 
+@app.websocket("/ws/json")
+async def echo_json(websocket: WebSocket) -> None:
+    await websocket.accept()
+    while True:
+        await websocket.send_json((await websocket.receive_json())["text"])
+
+
 @app.websocket("/ws/sink")
 async def sink(websocket: WebSocket) -> None:
     """Receive, and do nothing."""

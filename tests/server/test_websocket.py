@@ -213,6 +213,32 @@ def test_an_application_that_fails_closes_with_1011_and_logs_it_once(service: Se
     assert len(errors) == 1
 
 
+@pytest.mark.parametrize(
+    ("path", "message", "code"),
+    [
+        ("/ws", b"\0", 1003),
+        ("/ws/json", b"{}", 1003),
+        ("/ws/json", "{", 1003),
+        ("/ws/json", "[" * 50_000, 1003),
+        ("/ws/json", "{}", 1011),  # the handler's own KeyError
+    ],
+    ids=["bytes for text", "bytes for JSON", "no JSON", "deep JSON", "a defect of the handler"],
+)
+def test_a_message_of_another_type_than_the_handler_receives_is_no_error_of_the_service(
+    service: Service, path: str, message: str | bytes, code: int, request: pytest.FixtureRequest
+) -> None:
+    trace_id = request.node.callspec.id.replace(" ", "-")
+    with websocket(service, path, trace_id) as client:
+        client.send(message)
+        with pytest.raises(ConnectionClosed) as caught:
+            client.recv(timeout=60)
+    assert caught.value.rcvd is not None
+    assert caught.value.rcvd.code == code
+    eventually(lambda: access_lines(service, trace_id))
+    errors = [line for line in service.lines_of(trace_id) if line["level"] == "ERROR"]
+    assert len(errors) == (code == 1011)
+
+
 @pytest.mark.parametrize(("status", "code", "reason"), [(404, 1008, "Not Found"), (503, 1011, "Service Unavailable")])
 def test_an_error_with_a_status_closes_an_accepted_websocket(
     service: Service, status: int, code: int, reason: str
