@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -159,6 +160,25 @@ def test_a_client_that_answers_no_ping_is_closed(start: Start) -> None:
     assert close_code(connection) == 1011
     connection.close()
     eventually(lambda: access_lines(service, "no-pong"))
+
+
+def test_the_answer_to_a_ping_may_come_behind_a_large_frame_or_what_the_app_has_not_taken(start: Start) -> None:
+    service = start(app=APP, TEST_PING_SECONDS=3, TEST_BODY_BYTES_PER_SECOND=10)
+    with service.connect() as slow, service.connect() as deaf:
+        for connection, path in ((slow, b"/ws"), (deaf, b"/ws/deaf")):
+            connection.send(HANDSHAKE % path + b"\r\n")
+            assert connection.head().status == 101
+        deaf.send(frame(1, b"not taken") * 2)
+        slow.send(bytes([0x81, 0x80 | 126]) + struct.pack("!H", 10_000) + bytes(4))
+        for _ in range(100):  # a ping is sent after 3 s, and its answer missed after 6
+            slow.send(b"a" * 100)
+            time.sleep(0.1)
+        assert slow.read(2 + 4)[:2] == b"\x89\x04"
+        assert slow.read(4 + 10_000)[4:] == b"a" * 10_000
+        assert deaf.read(2 + 4)[:2] == b"\x89\x04"
+        deaf.socket.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            deaf.read(1)  # it is neither closed nor told so
 
 
 @pytest.mark.parametrize("path", [b"/ws/flood", b"/ws/deaf"])

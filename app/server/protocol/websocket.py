@@ -46,6 +46,7 @@ class ServiceWebSocket(WebSocketsSansIOProtocol):
 
     _has_turn = False  # in `parse_queue`
     _queued = 0  # bytes of messages that the app has not taken
+    _received = 0  # bytes since an answer to a ping was last missed
     _write_paused_since: float | None = None
     _closing_since: float | None = None
     _task: asyncio.Task[Any] | None = None
@@ -61,6 +62,7 @@ class ServiceWebSocket(WebSocketsSansIOProtocol):
     def data_received(self, data: bytes) -> None:
         """Take input, which is parsed in turn; a head that is not a valid handshake is rejected."""
         if self.handshake_initiated:
+            self._received += len(data)
             self._unparsed += data
             self._count()
             self._parse_soon()
@@ -214,8 +216,17 @@ class ServiceWebSocket(WebSocketsSansIOProtocol):
         if self._unparsed:  # the handshake is complete, or the client's half of the closing one is awaited
             self._parse_soon()
 
+    def keepalive_timeout(self) -> None:
+        """Close the WebSocket, unless the ping's answer comes behind a large frame, or what the app has not taken."""
+        is_steady = self._received >= timeouts.PING_SECONDS * timeouts.BODY_BYTES_PER_SECOND
+        self._received = 0
+        if is_steady or self._waits:
+            self.pong_timer = self.loop.call_later(timeouts.PING_SECONDS, self.keepalive_timeout)
+        else:
+            super().keepalive_timeout()
+
     def check_timeouts(self, now: float) -> None:
-        """Abort a connection whose client does not read; those that do not answer pings are uvicorn's to close."""
+        """Abort a connection whose client does not read."""
         if self.transport.is_closing() and self._closing_since is None:
             self._closing_since = now
         since = self._write_paused_since or self._closing_since
