@@ -208,6 +208,17 @@ def test_cors_and_trusted_hosts_answer_in_the_envelope(make_client: MakeClient) 
     assert client.get("/health/live", headers={"Host": "10.1.2.3:8000"}).status_code == 200
 
 
+@pytest.mark.parametrize(("range_", "status"), [("bytes=x", 400), ("bytes=99999999-", 416)])
+def test_a_range_that_a_file_does_not_have_is_answered_in_the_envelope(
+    client: TestClient, range_: str, status: int
+) -> None:
+    answer = client.get("/docs/assets/swagger-ui.css", headers={"Range": range_})
+    assert (answer.status_code, answer.json()["trace_id"]) == (status, answer.headers["X-Trace-ID"])
+    assert ("content-range" in answer.headers) == (status == 416)
+    part = client.get("/docs/assets/swagger-ui.css", headers={"Range": "bytes=0-9"})
+    assert (part.status_code, len(part.content)) == (206, 10)
+
+
 def test_errors_carry_cors_headers_so_that_browsers_show_them(make_client: MakeClient) -> None:
     client = make_client(cors_origins="https://good.example")
 

@@ -25,6 +25,7 @@ REACHED_APP = "app.reached"
 
 # Status in the access line and the metrics of a response that was cut off, whatever its head said. 499 is nginx's.
 _CUT_STATUS = {"client": 499, "error": 500, "shutdown": 503}
+_RANGE_STATUSES = (400, 416)
 
 
 class _Exchange:
@@ -76,13 +77,19 @@ class _Exchange:
             message["headers"] = [*message["headers"], (b"x-trace-id", self.trace_id.encode())]
             return message
         headers = MutableHeaders(scope=message)
-        if REACHED_APP not in self.scope and not headers.get("content-type", "").startswith("application/"):
+        if not self._is_apps_own and not headers.get("content-type", "").startswith("application/"):
             message, headers = self._enveloped(headers)
         headers["X-Trace-ID"] = self.trace_id
         return message
 
+    @property
+    def _is_apps_own(self) -> bool:
+        """Whether the application has written this error, and not a middleware, or `FileResponse` for a range."""
+        by_range = self.status in _RANGE_STATUSES and any(name == b"range" for name, _ in self.scope["headers"])
+        return REACHED_APP in self.scope and not by_range
+
     def _enveloped(self, headers: MutableHeaders) -> tuple[Message, MutableHeaders]:
-        """Replace the plain text of a library (CORS, trusted hosts) by the body that every error has."""
+        """Replace the plain text of a library (CORS, trusted hosts, files) by the body that every error has."""
         assert self.status is not None  # noqa: S101 - set by the caller
         kept = {k: v for k, v in headers.items() if k not in {"content-type", "content-length"}}
         response = response_for(self.scope, HTTPException(self.status, headers=kept))
