@@ -4,8 +4,9 @@ None of them ends its transaction: the unit of work does.
 """
 
 from collections.abc import Callable
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
+from psycopg2.extensions import TRANSACTION_STATUS_INERROR
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
@@ -26,6 +27,10 @@ class SecondStatement(RuntimeError):
 
 class TransactionEnded(RuntimeError):
     """A unit tried to end its transaction itself, or to begin another one. Nothing was committed."""
+
+
+class TransactionFailed(RuntimeError):
+    """A unit returned a result although PostgreSQL had given up its transaction. Nothing was committed."""
 
 
 def _refuse(*_: object, **__: object) -> NoReturn:
@@ -82,11 +87,23 @@ def one_statement(work: Callable[[Connection], T]) -> Callable[[Connection], T]:
 
 
 def one_transaction(work: Callable[[Connection], T]) -> Callable[[Connection], T]:
-    """Raise where `work` ends the transaction, or begins another one after that."""
+    """Raise where `work` ends the transaction, or begins another one after that, or where a statement failed.
+
+    PostgreSQL answers the COMMIT of a failed transaction with a ROLLBACK, which is no error for psycopg2.
+    """
 
     def unit(connection: Connection) -> T:
         for name in ("begin", "commit", "rollback"):
             setattr(connection, name, _refuse)  # of this checkout of the connection
-        return work(connection)
+        result = work(connection)
+        if _has_failed(connection):
+            raise TransactionFailed("a statement failed, and its error was caught: what may fail is in begin_nested()")
+        return result
 
     return unit
+
+
+def _has_failed(connection: Connection) -> bool:
+    """Return whether there is nothing left to commit: a session rolls back by itself where a flush fails."""
+    raw: Any = connection.connection.dbapi_connection
+    return not connection.in_transaction() or raw.info.transaction_status == TRANSACTION_STATUS_INERROR

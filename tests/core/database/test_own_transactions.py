@@ -11,9 +11,10 @@ from sqlalchemy.orm import Session
 from starlette.testclient import TestClient
 
 from app.core.database import Database, transaction
-from app.core.database.restrictions import TransactionEnded
+from app.core.database.restrictions import TransactionEnded, TransactionFailed
 from app.core.errors import InternalError
 from tests.conftest import SQL
+from tests.sample.things import ThingRow
 
 INSERT = text("INSERT INTO things (name, price) VALUES (:name, 1)")
 
@@ -72,6 +73,24 @@ def savepoints(session: Session) -> str:
     return ""
 
 
+@transaction
+def catches_statement(connection: Connection) -> None:
+    """Insert, and catch the error of another statement."""
+    connection.execute(INSERT, {"name": "first"})
+    with contextlib.suppress(IntegrityError):
+        connection.execute(text("INSERT INTO things (name, price) VALUES ('second', -1)"))
+
+
+@transaction
+def catches_flush(session: Session) -> None:
+    """Do the same by the ORM."""
+    session.add(ThingRow(name="first", price=1))
+    session.flush()
+    session.add(ThingRow(name="second", price=-1))
+    with contextlib.suppress(IntegrityError):
+        session.flush()
+
+
 def database(client: TestClient) -> Database:
     """Return the database of a client's app."""
     found: Database = client.app.state.database  # type: ignore[attr-defined]
@@ -94,6 +113,16 @@ def test_a_rolled_back_transaction_is_not_followed_by_another(client: TestClient
 
     with pytest.raises(TransactionEnded):
         client.portal.call(ends_outer, database(client))
+
+    assert sql("SELECT name FROM things") == []
+
+
+@pytest.mark.parametrize("unit", [catches_statement, catches_flush])
+def test_no_unit_returns_what_was_not_committed(client: TestClient, sql: SQL, unit: Callable[..., object]) -> None:
+    assert client.portal
+
+    with pytest.raises(TransactionFailed):
+        client.portal.call(unit, database(client))
 
     assert sql("SELECT name FROM things") == []
 
