@@ -78,7 +78,7 @@ class Executor:
         self._unreserved_queue: deque[Unit] = deque()
         self._unreserved = 0  # running units on connections that are not reserved
         self._max_unreserved = self._size - self._size // _RESERVED_PART
-        self._runners: dict[asyncio.Task[None], Runner] = {}
+        self._runners: dict[Runner, asyncio.Task[None]] = {}
         self._idle_runners: list[Runner] = []
         self.busy = 0
 
@@ -153,8 +153,7 @@ class Executor:
         runner = Runner(self._engine, self._watchdog, self._max_seconds)
         # In a context of its own: between units it works for no request.
         task = asyncio.get_running_loop().create_task(greenlet_spawn(self._serve, runner, unit), context=Context())
-        self._runners[task] = runner
-        task.add_done_callback(self._runners.pop)
+        self._runners[runner] = task
 
     def _serve(self, runner: Runner, first: Unit) -> None:
         unit: Unit | None = first
@@ -162,8 +161,10 @@ class Executor:
             while unit is not None:
                 runner.run(unit)
                 self._end(unit)
-                unit = self._next() or self._wait_for_unit(runner)
+                # Once released, it may have been counted for a unit that was queued meanwhile.
+                unit = self._next() or self._wait_for_unit(runner) or self._next()
         finally:
+            del self._runners[runner]
             runner.close()
 
     def _wait_for_unit(self, runner: Runner) -> Unit | None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
 from typing import Any
@@ -54,6 +55,21 @@ async def test_a_connection_stays_while_there_is_work(make_settings: MakeSetting
         assert (executor.busy, executor.idle) == (0, 2)
 
 
+@pytest.mark.parametrize("iterations", [0, 1, 2])
+async def test_a_unit_that_comes_while_connections_go_back_does_not_wait(
+    make_settings: MakeSettings, iterations: int
+) -> None:
+    async with running(make_settings, db_pool_size=1) as executor:
+        await executor.run(scalar("SELECT 1"), repeat_if_lost=False)
+        await asyncio.sleep(0)  # the runner is idle
+        executor._release(time.monotonic())
+        for _ in range(iterations):
+            await asyncio.sleep(0)
+
+        # Otherwise it would have waited for `DB_POOL_TIMEOUT`, and failed.
+        assert await executor.run(scalar("SELECT 2"), repeat_if_lost=False) == 2
+
+
 async def test_a_connection_without_work_goes_back(
     make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,7 +80,7 @@ async def test_a_connection_without_work_goes_back(
         assert given_back == []
 
         executor.check()
-        await asyncio.wait(list(executor._runners), timeout=60)
+        await asyncio.wait(executor._runners.values(), timeout=60)
 
         assert len(given_back) == 1
         assert executor.idle == 1
