@@ -23,6 +23,7 @@ from app.core.database.batching import Batcher
 from app.core.database.engine.dialect import StatementObserver
 from app.core.database.engine.executor import Executor
 from app.core.database.engine.replica import Replica, UnusableError
+from app.core.database.engine.runner import Share
 from app.core.database.once import Once
 from app.core.database.restrictions import one_statement, one_transaction, read_only
 from app.core.errors import APIError, DatabaseError
@@ -100,18 +101,19 @@ class Database:
             nobody knows whether it was committed. A read always may.
         """
         self._check_loop()
+        share = Share.ALL if batched else Share.MOST
         if mode is Mode.TRANSACTION:
             return await self._primary.run(
-                one_transaction(work), begin=self._primary.transaction, repeat_if_lost=repeatable, reserved=batched
+                one_transaction(work), begin=self._primary.transaction, repeat_if_lost=repeatable, share=share
             )
         if mode is not Mode.READ:
             unit = one_statement(work) if mode is Mode.WRITE else work
-            return await self._primary.run(unit, repeat_if_lost=repeatable, reserved=batched)
+            return await self._primary.run(unit, repeat_if_lost=repeatable, share=share)
         unit = read_only(work, 0 if batched else self._read_timeout)
         if self._replica is not None:
             with contextlib.suppress(UnusableError):
-                return await self._replica.read(unit, reserved=batched)
-        return await self._primary.run(unit, repeat_if_lost=True, reserved=batched)
+                return await self._replica.read(unit, share=share)
+        return await self._primary.run(unit, repeat_if_lost=True, share=Share.ALL if batched else Share.LISTS)
 
     async def run_batched(
         self, mode: Mode, work: BatchWork[Q, A], question: Q, *, repeatable: bool = False, reserved: bool = True

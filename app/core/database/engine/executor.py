@@ -19,10 +19,10 @@ from app.core.config import Settings
 from app.core.database.engine.connector import Connector
 from app.core.database.engine.dialect import StatementObserver, address_of
 from app.core.database.engine.pool import check_out, connect_arguments, create_pooled_engine
-from app.core.database.engine.runner import Begin, Runner, Unit
+from app.core.database.engine.runner import Begin, Runner, Share, Unit
 from app.core.database.engine.watchdog import Watchdog
 from app.core.database.errors import READ_ONLY, sqlstate_of, typed_error
-from app.core.errors import DatabaseError
+from app.core.errors import DatabaseError, Overloaded
 from app.core.observability.instruments import DB_POOL_WAIT, DB_POOL_WAITING
 
 T = TypeVar("T")
@@ -32,8 +32,10 @@ _MARGIN = 2.0
 _WITHOUT_STATEMENT_TIMEOUT = 30.0
 _IDLE_SECONDS = 1.0
 """Seconds after which an idle runner returns its connection to the pool."""
-# One connection in so many is for batched units only.
+# One connection in so many is for batched units only, and another one not for lists.
 _RESERVED_PART = 4
+# Units that may wait in one queue: half of the requests that may be in flight (`app.core.application`).
+_QUEUE, _QUEUE_PER_CONNECTION = 128, 16
 
 
 class Executor:
@@ -74,10 +76,11 @@ class Executor:
         self._size = settings.db_pool_size
         self._pool_timeout = settings.db_pool_timeout
         self._report = report
-        self._queue: deque[Unit] = deque()
-        self._unreserved_queue: deque[Unit] = deque()
-        self._unreserved = 0  # running units on connections that are not reserved
-        self._max_unreserved = self._size - self._size // _RESERVED_PART
+        part = self._size // _RESERVED_PART
+        self._limits = {share: self._size - share * part for share in Share}
+        self._running = dict.fromkeys(Share, 0)
+        self._queues: dict[Share, deque[Unit]] = {share: deque() for share in Share}
+        self._max_queue = max(_QUEUE, _QUEUE_PER_CONNECTION * self._size)
         self._runners: dict[Runner, asyncio.Task[None]] = {}
         self._idle_runners: list[Runner] = []
         self.busy = 0
@@ -106,15 +109,15 @@ class Executor:
         *,
         begin: Begin | None = None,
         repeat_if_lost: bool,
-        reserved: bool = False,
+        share: Share = Share.MOST,
     ) -> T:
         """Do the work on the next free connection. What has begun ends, even if the caller is cancelled.
 
-        Of the connections a part is `reserved` for batched units, which are quick and few: expensive lists, and units
-        that wait for a lock, cannot take all of them.
+        Expensive lists, and units that wait for a lock, have a `share` of the connections, and of the requests in
+        flight: where too many wait, the next one is rejected.
         """
         unit = Unit(work, begin, repeat_if_lost=repeat_if_lost)
-        unit.reserved = reserved
+        unit.share = share
         unit.context = copy_context()
         self._submit(unit)
         try:
@@ -128,8 +131,8 @@ class Executor:
 
     def _submit(self, unit: Unit) -> None:
         """Give the unit to an idle runner or a new one, or queue it."""
-        if not unit.reserved and self._unreserved >= self._max_unreserved:
-            self._enqueue(unit, self._unreserved_queue)
+        if not self._has_room(unit.share):
+            self._enqueue(unit)
             return
         while self._idle_runners:
             next_unit = self._idle_runners.pop().next_unit
@@ -141,9 +144,20 @@ class Executor:
             self._begin(unit)
             self._start(unit)
             return
-        self._enqueue(unit, self._queue if unit.reserved else self._unreserved_queue)
+        self._enqueue(unit)
 
-    def _enqueue(self, unit: Unit, queue: deque[Unit]) -> None:
+    def _has_room(self, share: Share) -> bool:
+        """Return whether one more unit may run: a limit is for its own share and those after it."""
+        running = self._running
+        return share is Share.ALL or (
+            running[Share.MOST] + running[Share.LISTS] < self._limits[Share.MOST]
+            and (share is Share.MOST or running[Share.LISTS] < self._limits[Share.LISTS])
+        )
+
+    def _enqueue(self, unit: Unit) -> None:
+        queue = self._queues[unit.share]
+        if len(queue) >= self._max_queue:
+            raise Overloaded
         unit.queued_at = time.perf_counter()
         unit.timer = asyncio.get_running_loop().call_later(self._pool_timeout, self._expire, unit)
         DB_POOL_WAITING.inc()
@@ -173,13 +187,20 @@ class Executor:
 
     def _next(self) -> Unit | None:
         """Take the first unit off the queue whose caller still waits."""
-        while queue := self._queue or (self._unreserved < self._max_unreserved and self._unreserved_queue):
+        while (queue := self._next_queue()) is not None:
             unit = queue.popleft()
             self._leave_queue(unit)
             if not unit.future.done():
                 self._begin(unit)
                 return unit
         return None
+
+    def _next_queue(self) -> deque[Unit] | None:
+        """Choose batched units, or of the others those that have waited longest."""
+        if self._queues[Share.ALL]:
+            return self._queues[Share.ALL]
+        waiting = (queue for share, queue in self._queues.items() if queue and self._has_room(share))
+        return min(waiting, key=lambda queue: queue[0].queued_at, default=None)
 
     def _leave_queue(self, unit: Unit) -> None:
         DB_POOL_WAITING.dec()
@@ -189,12 +210,12 @@ class Executor:
     def _begin(self, unit: Unit) -> None:
         DB_POOL_WAIT.observe(time.perf_counter() - unit.queued_at if unit.queued_at else 0.0)
         self.busy += 1
-        self._unreserved += not unit.reserved
+        self._running[unit.share] += 1
         self._report()
 
     def _end(self, unit: Unit) -> None:
         self.busy -= 1
-        self._unreserved -= not unit.reserved
+        self._running[unit.share] -= 1
         self._report()
 
     def _expire(self, unit: Unit) -> None:

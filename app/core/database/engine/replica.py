@@ -8,6 +8,7 @@ from typing import TypeVar
 from sqlalchemy import Connection
 
 from app.core.database.engine.executor import Executor
+from app.core.database.engine.runner import Share
 from app.core.database.errors import CANCELLED, REPEATABLE, sqlstate_of
 from app.core.errors import DatabaseError
 
@@ -29,8 +30,8 @@ class Replica(Executor):
     _suspended = False
     _retry_at = 0.0
 
-    async def read(self, work: Callable[[Connection], T], *, reserved: bool = False) -> T:
-        """Run a read; `reserved` as for `Executor.run`.
+    async def read(self, work: Callable[[Connection], T], *, share: Share = Share.MOST) -> T:
+        """Run a read; `share` as for `Executor.run`.
 
         Raises
         ------
@@ -43,7 +44,7 @@ class Replica(Executor):
         if self._suspended:
             self._retry_at = now + _SUSPENSION  # only this request tries it
         try:
-            answer = await self.run(work, repeat_if_lost=True, reserved=reserved)
+            answer = await self.run(work, repeat_if_lost=True, share=share)
         except DatabaseError as error:
             state = sqlstate_of(error.__cause__) if error.__cause__ else ""
             if state == CANCELLED:

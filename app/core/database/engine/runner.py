@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from contextvars import Context
+from enum import IntEnum
 from typing import Any, NamedTuple, cast
 
 from psycopg2.extensions import connection as PsycopgConnection  # noqa: N812 - it is a class
@@ -29,6 +30,15 @@ _MAX_USE = 60.0
 """Seconds after which a connection goes back to the pool, which recycles old ones."""
 
 
+class Share(IntEnum):
+    """Which connections a unit may use: the dearer it may be, the fewer."""
+
+    ALL = 0
+    """Batched units, which are quick and few."""
+    MOST = 1
+    LISTS = 2
+
+
 class Unit:
     """A unit of work, and the future of its result.
 
@@ -38,18 +48,16 @@ class Unit:
         None for a single statement, which commits by itself.
     context
         The context variables of the caller.
-    reserved
-        Whether it may use the connections that are kept for batched units.
     """
 
-    __slots__ = ("begin", "context", "future", "queued_at", "repeat_if_lost", "reserved", "timer", "work")
+    __slots__ = ("begin", "context", "future", "queued_at", "repeat_if_lost", "share", "timer", "work")
 
     def __init__(self, work: Callable[[Connection], Any], begin: Begin | None, *, repeat_if_lost: bool) -> None:
         self.work, self.begin, self.repeat_if_lost = work, begin, repeat_if_lost
         self.context: Context
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.queued_at = 0.0
-        self.reserved = False
+        self.share = Share.MOST
         self.timer: asyncio.TimerHandle | None = None
 
 

@@ -13,7 +13,8 @@ from sqlalchemy import Connection, event, text
 from app.core.database.engine import executor as executor_module
 from app.core.database.engine.dialect import LoopDialect
 from app.core.database.engine.executor import Executor
-from app.core.errors import DatabaseError
+from app.core.database.engine.runner import Share
+from app.core.errors import DatabaseError, Overloaded
 from tests.conftest import SQL, MakeSettings
 from tests.support.cluster import connected, run
 
@@ -147,6 +148,38 @@ async def test_a_unit_that_waits_too_long_is_told_so(make_settings: MakeSettings
             with pytest.raises(DatabaseError, match="No database connection came free"):
                 await executor.run(scalar("SELECT 1"), repeat_if_lost=False)
         await busy
+
+
+async def test_lists_leave_a_connection_to_other_units(make_settings: MakeSettings, database_url: str) -> None:
+    async with running(make_settings, db_pool_size=4, db_statement_timeout=0) as executor:
+        with connected(database_url) as other:
+            run(other, "SELECT pg_advisory_lock(2)")
+            waits = scalar("SELECT 1 FROM pg_advisory_xact_lock_shared(2)")
+            lists = [
+                asyncio.create_task(executor.run(waits, repeat_if_lost=False, share=Share.LISTS)) for _ in range(8)
+            ]
+            await asyncio.sleep(0)
+
+            assert await executor.run(scalar("SELECT 2"), repeat_if_lost=False) == 2
+            assert executor.busy == 2
+        assert await asyncio.gather(*lists) == [1] * 8
+
+
+async def test_a_queue_has_an_end(
+    make_settings: MakeSettings, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executor_module, "_QUEUE", 1)
+    monkeypatch.setattr(executor_module, "_QUEUE_PER_CONNECTION", 1)
+    async with running(make_settings, db_pool_size=1, db_statement_timeout=0) as executor:
+        with connected(database_url) as other:
+            run(other, "SELECT pg_advisory_lock(3)")
+            waits = scalar("SELECT 1 FROM pg_advisory_xact_lock_shared(3)")
+            waiting = [asyncio.create_task(executor.run(waits, repeat_if_lost=False)) for _ in range(2)]
+            await asyncio.sleep(0)
+
+            with pytest.raises(Overloaded):
+                await executor.run(waits, repeat_if_lost=False)
+        assert await asyncio.gather(*waiting) == [1, 1]
 
 
 async def test_observers_are_told_of_statements_but_not_of_those_of_sqlalchemy(make_settings: MakeSettings) -> None:
