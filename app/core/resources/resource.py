@@ -207,7 +207,7 @@ class Resource(Generic[M, C, U, Q]):
     async def _update(self, db: Database, row_id: int, changes: Mapping[str, Any], conditions: Conditional) -> M:
         if (shared := self._changes.shared(row_id, changes, conditions)) is not None:
             with suppress(NotShared):
-                row = await db.run_batched(Mode.WRITE, self._changes.update_each, shared)
+                row = await db.run_batched(Mode.AUTOCOMMIT, self._changes.update_each, shared)
                 if row is None:
                     raise await db.run(Mode.AUTOCOMMIT, partial(self._changes.reason, row_id=row_id, given=conditions))
                 return cast("M", row)

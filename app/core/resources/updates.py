@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import ARRAY, BigInteger, Boolean, Connection, Table, bindparam, text
 from sqlalchemy.exc import DBAPIError
@@ -15,6 +15,11 @@ from app.core.resources.rows import row_class
 
 _LOCK_TIMEOUT = 50
 """Milliseconds that a shared statement waits for a row. PostgreSQL looks for deadlocks after 1,000."""
+
+_FREE = (
+    "AND {name}.id = ANY(ARRAY("
+    "SELECT id FROM {name} WHERE id = ANY(CAST(:ids AS bigint[])) FOR NO KEY UPDATE SKIP LOCKED)) "
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,7 @@ class Updates:
         possible = not any(isinstance(column.type, ARRAY) for column in self._columns)
         possible = possible and all(column.onupdate is None for column in table.c)
         self._statement = self._make(table) if names and possible else None
+        self._of_free_rows = self._make(table, _FREE) if names and possible else None
 
     def can_share(self, update: Update) -> bool:
         """Return whether the statement can make this change."""
@@ -57,22 +63,28 @@ class Updates:
     def run(self, connection: Connection, asked: Sequence[Update]) -> Sequence[Any]:
         """Change the rows, and return them; None for one that is not there or has another version.
 
-        `NotShared` stands for all but one of several updates of a row, and for all updates where one of the rows is
-        locked: it would hold up the others.
+        `NotShared` stands for all but one of several updates of a row, and for a row that is locked: it would hold up
+        the others. Where one is, it also stands for rows that are not there.
         """
-        assert self._statement is not None  # noqa: S101 - `can_share` was asked
         firsts = {update.row_id: update for update in reversed(asked)}
         # In order, so that two statements seldom wait for each other; where they do, the lock timeout ends it.
         parameters = self._parameters([firsts[row_id] for row_id in sorted(firsts)])
-        try:
-            rows = {row.id: row for row in map(self.row, connection.execute(self._statement, parameters).all())}
-        except DBAPIError as error:
-            if sqlstate_of(error) != LOCK_TIMEOUT:
-                raise
-            return [NotShared() for _ in asked]
-        return [rows.get(update.row_id) if firsts[update.row_id] is update else NotShared() for update in asked]
+        found: Sequence[Any] = ()
+        missing: NotShared | None = None
+        for statement in (self._statement, self._of_free_rows):
+            try:
+                found = connection.execute(cast("TextualSelect", statement), parameters).all()
+                break
+            except DBAPIError as error:
+                if sqlstate_of(error) != LOCK_TIMEOUT:
+                    raise
+                missing = NotShared()
+        rows = {row.id: row for row in map(self.row, found)}
+        return [
+            rows.get(update.row_id, missing) if firsts[update.row_id] is update else NotShared() for update in asked
+        ]
 
-    def _make(self, table: Table) -> TextualSelect:
+    def _make(self, table: Table, only: str = "") -> TextualSelect:
         name = quote(table.name)
         columns = [(quote(column.name), type_of(column), number) for number, column in enumerate(self._columns)]
         sets = ", ".join(
@@ -85,7 +97,7 @@ class Updates:
             f"SET LOCAL lock_timeout = {_LOCK_TIMEOUT}; UPDATE {name} SET {sets} "  # noqa: S608
             f"FROM unnest(CAST(:ids AS bigint[]), CAST(:versions AS bigint[]){arrays}) AS given(id, version{names}) "
             f"WHERE {name}.id = given.id AND (given.version IS NULL OR {name}.version = given.version) "
-            f"RETURNING {', '.join(f'{name}.{quote(known.name)}' for known in table.c)}"
+            f"{only.format(name=name)}RETURNING {', '.join(f'{name}.{quote(known.name)}' for known in table.c)}"
         )
         types: dict[str, TypeEngine[Any]] = {"ids": BigInteger(), "versions": BigInteger()}
         types |= {f"has_{n}": Boolean() for _, _, n in columns}

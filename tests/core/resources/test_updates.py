@@ -88,6 +88,24 @@ async def test_a_row_that_is_locked_holds_up_its_own_updates_only(db: Database, 
     assert sql("SELECT version FROM things WHERE id < 3 ORDER BY id") == [(4,), (4,)]
 
 
+async def test_updates_that_meet_one_of_a_locked_row_do_not_wait_for_it(
+    db: Database, database_url: str, sql: SQL
+) -> None:
+    with psycopg2.connect(database_url) as other, other.cursor() as cursor:
+        cursor.execute("SELECT FROM things WHERE id = 1 FOR UPDATE")
+        # More than there are connections for what is not shared.
+        locked = [asyncio.create_task(things.update(db, 1, {"price": Decimal(5)})) for _ in range(12)]
+
+        async with asyncio.timeout(20):
+            for _ in range(3):
+                locked.append(asyncio.create_task(things.update(db, 1, {"price": Decimal(5)})))
+                await asyncio.gather(*(things.update(db, n, {"price": Decimal(5)}) for n in range(2, 41)))
+
+        assert not any(task.done() for task in locked)
+    await asyncio.gather(*locked)
+    assert sql("SELECT version FROM things WHERE id < 3 ORDER BY id") == [(16,), (4,)]
+
+
 async def test_an_update_that_postgresql_rejects_fails_alone(db: Database, sql: SQL) -> None:
     answers = await asyncio.gather(
         *(things.update(db, n, {"price": Decimal(0 if n == 7 else 5)}) for n in range(1, 41)), return_exceptions=True
