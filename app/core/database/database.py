@@ -116,7 +116,14 @@ class Database:
         return await self._primary.run(unit, repeat_if_lost=True, share=Share.ALL if batched else Share.LISTS)
 
     async def run_batched(
-        self, mode: Mode, work: BatchWork[Q, A], question: Q, *, repeatable: bool = False, reserved: bool = True
+        self,
+        mode: Mode,
+        work: BatchWork[Q, A],
+        question: Q,
+        *,
+        repeatable: bool = False,
+        reserved: bool = True,
+        max_batch: int = _MAX_BATCH,
     ) -> A:
         """Run for one question what `work` does for many: calls that meet share a statement, and its commit.
 
@@ -132,13 +139,15 @@ class Database:
             Of this call.
         reserved
             Whether `work` may use the connections that are reserved for batched work, because it is quick.
+        max_batch
+            How many calls share a statement: fewer, where an answer may be large.
         """
         self._check_loop()
         batcher = self._batchers.get(work)
         if batcher is None:
             # Neither the batcher nor what it calls keeps `work` alive.
             ask = partial(self._ask, mode, weakref.ref(work), repeatable=repeatable, reserved=reserved)
-            batcher = self._batchers[work] = Batcher(ask, max_batch=_MAX_BATCH, max_in_flight=_MAX_IN_FLIGHT)
+            batcher = self._batchers[work] = Batcher(ask, max_batch=max_batch, max_in_flight=_MAX_IN_FLIGHT)
         answer: A = await batcher(question)
         return answer
 

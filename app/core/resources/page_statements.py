@@ -23,7 +23,9 @@ from app.core.resources.inserts import QUESTION
 from app.core.resources.rows import row_class
 
 SHARED_ROWS = 20
-"""Pages of at most so many rows share a statement: a hundred of them are read in some milliseconds."""
+"""Pages of at most so many rows share a statement: each is read in a fraction of a millisecond."""
+SHARED_PAGES = 10
+"""Pages that share one. A row may be as large as its texts: 40 KB for an item whose description is all emoji."""
 
 Position = tuple[Any, int] | None
 """The sort value and the id that a page begins after, or None for the first page."""

@@ -24,7 +24,7 @@ from app.core.database import Database
 from app.core.database.base import table_of
 from app.core.database.database import Mode
 from app.core.database.unit_of_work import run_on
-from app.core.resources.page_statements import SHARED_ROWS, PageStatement, Position
+from app.core.resources.page_statements import SHARED_PAGES, SHARED_ROWS, PageStatement, Position
 
 M = TypeVar("M")
 Q = TypeVar("Q", bound=PageQuery, default=PageQuery)
@@ -97,7 +97,8 @@ class Pages(Generic[M, Q]):
         statement = self._statement(query, self._values(query, scope))
         if not statement.shareable or query.limit > SHARED_ROWS:
             return await db.run(Mode.READ, partial(self._page, query=query, scope=scope, limit=query.limit))
-        rows = await db.run_batched(Mode.READ, statement, self._position(query, scope), reserved=False)
+        position = self._position(query, scope)
+        rows = await db.run_batched(Mode.READ, statement, position, reserved=False, max_batch=SHARED_PAGES)
         return self._cut(rows, query, scope, query.limit)
 
     async def stream(self, db: Database, query: Q, **scope: Any) -> AsyncIterator[M]:  # noqa: ANN401
