@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+import httpcore2
 import httpx2
 
 _TIMEOUT = 5.0
 """Seconds for metadata and keys together."""
 _MAX_BYTES = 256 * 1024
+# As in `app.core.client`, which does not import this nor is imported here.
+httpcore2.AsyncHTTP11Connection.READ_NUM_BYTES = 4096
 
 
 class SourceError(Exception):

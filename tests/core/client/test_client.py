@@ -1,6 +1,7 @@
 """Every way in which another service fails, against a real server on loopback."""
 
 import asyncio
+import contextlib
 import gzip
 import logging
 import random
@@ -349,6 +350,34 @@ async def test_a_body_too_long_or_undecodable_is_an_error_at_once(
         await ask(service)
     assert stub.tries == 1
     assert counted("invalid_response") == before + 1
+
+
+async def test_very_small_chunks_do_not_hold_the_event_loop(
+    stub: Stub, service: Downstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunks = most = 0
+    original = httpx2.Response.aiter_bytes
+
+    async def counting(response: httpx2.Response) -> AsyncIterator[bytes]:
+        nonlocal chunks, most
+        async for chunk in original(response):
+            chunks += 1
+            most = max(most, chunks)
+            yield chunk
+
+    async def iterate() -> None:
+        nonlocal chunks
+        while True:
+            chunks = 0
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(httpx2.Response, "aiter_bytes", counting)
+    stub.answer(raw(head(200, transfer_encoding="chunked") + b"1\r\n \r\n" * 20_000))
+    iterating = asyncio.create_task(iterate())
+    with contextlib.suppress(DownstreamError, DownstreamTimeout):
+        await ask(service)
+    iterating.cancel()
+    assert 0 < most < 1000
 
 
 async def test_a_compressed_answer_is_read(stub: Stub, service: Downstream) -> None:
