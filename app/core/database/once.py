@@ -41,12 +41,33 @@ class Once:
             What pydantic can serialise, or has it as `asked`, as the conditions of a request do. A repeated request
             must ask the same, so a time or a random number that the service adds has no place here.
         """
-        parts = [
-            # Not what was left out: a field that a later version adds is no other request.
-            part.model_dump_json(exclude_unset=True).encode()
-            if isinstance(part, BaseModel)
-            else to_json(part, fallback=_ASKED)
-            for part in asked
-        ]
         head = f"{self.caller}\n{self.operation}" if self.caller else self.operation
-        return hashlib.sha256(b"\n".join([head.encode(), *parts])).digest()
+        return hashlib.sha256(b"\n".join([head.encode(), *map(_json, asked)])).digest()
+
+
+def _json(part: object) -> bytes:
+    if _has_set(part):
+        part = _ordered(part)
+    if isinstance(part, BaseModel):
+        # Not what was left out: a field that a later version adds is no other request.
+        return part.model_dump_json(exclude_unset=True).encode()
+    return to_json(part, fallback=_ASKED)
+
+
+def _has_set(part: object) -> bool:
+    if isinstance(part, BaseModel):
+        part = dict(part)
+    if isinstance(part, dict):
+        return any(map(_has_set, part.values()))
+    return isinstance(part, set | frozenset) or (isinstance(part, list | tuple) and any(map(_has_set, part)))
+
+
+def _ordered(part: object) -> object:
+    """Replace sets by sorted lists: a set has another order in each process."""
+    if isinstance(part, set | frozenset):
+        return sorted(map(_json, part))
+    if isinstance(part, BaseModel):
+        part = {name: value for name, value in part if name in part.model_fields_set}
+    if isinstance(part, dict):
+        return {name: _ordered(value) for name, value in part.items()}
+    return [*map(_ordered, part)] if isinstance(part, list | tuple) else part
