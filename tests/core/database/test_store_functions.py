@@ -158,6 +158,35 @@ def test_a_write_is_one_statement(db: Database, run: Run) -> None:
         run(two_statements(db))
 
 
+MANY = [{"name": f"shelf {n}"} for n in range(1001)]
+
+
+@write
+def inserts_many(connection: Connection, number: int) -> None:
+    connection.execute(insert(Shelf), MANY[:number])
+
+
+@write
+def inserts_many_by_text(connection: Connection, number: int) -> None:
+    connection.execute(text("INSERT INTO shelf (name) VALUES (:name)"), MANY[:number])
+
+
+@pytest.mark.parametrize(("unit", "number"), [(inserts_many, 1001), (inserts_many_by_text, 2)])
+def test_a_write_of_many_rows_that_is_several_statements_writes_none(
+    db: Database, run: Run, sql: SQL, unit: Any, number: int
+) -> None:
+    with pytest.raises(SecondStatement):
+        run(unit(db, number))
+
+    assert sql("SELECT * FROM shelf") == []
+
+
+def test_a_write_of_many_rows_may_be_one_statement(db: Database, run: Run, sql: SQL) -> None:
+    run(inserts_many(db, 1000))
+
+    assert sql("SELECT count(*) FROM shelf") == [(1000,)]
+
+
 @read
 def three_reads(connection: Connection) -> list[int]:
     return [connection.execute(text(f"SELECT {n}")).scalar_one() for n in range(3)]

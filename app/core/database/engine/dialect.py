@@ -23,6 +23,7 @@ from psycopg2.extensions import connection as PsycopgConnection  # noqa: N812 - 
 from sqlalchemy import URL, Connection, Pool
 from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
+from sqlalchemy.engine.interfaces import ExecuteStyle
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 from sqlalchemy.util.concurrency import await_, in_greenlet
 
@@ -63,8 +64,10 @@ class LoopDialect(PGDialect_psycopg2):
         finally:
             self.observers = observers
 
-    def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:  # noqa: ANN401, ARG002
-        """Execute a statement with one set of parameters."""
+    def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:  # noqa: ANN401
+        """Execute a statement with one set of parameters, or an INSERT with as many rows as fit."""
+        if context is not None and context.execute_style is ExecuteStyle.INSERTMANYVALUES:
+            _count(statement, -(-len(context.compiled_parameters) // self.insertmanyvalues_page_size))
         self._observed(cursor.execute, cursor, statement, parameters)
 
     def do_execute_no_params(self, cursor: Any, statement: str, context: Any = None) -> None:  # noqa: ANN401, ARG002
@@ -72,7 +75,8 @@ class LoopDialect(PGDialect_psycopg2):
         self._observed(cursor.execute, cursor, statement)
 
     def do_executemany(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:  # noqa: ANN401
-        """Execute a statement with many sets of parameters."""
+        """Execute a statement with many sets of parameters, which psycopg2 sends one by one."""
+        _count(statement, len(parameters))
         self._observed(super().do_executemany, cursor, statement, parameters, context, cursor_first=True)
 
     def _observed(self, execute: Callable[..., Any], cursor: Any, *arguments: Any, cursor_first: bool = False) -> None:  # noqa: ANN401
@@ -92,6 +96,14 @@ class LoopDialect(PGDialect_psycopg2):
             seconds = time.perf_counter() - began
             for observe in self.observers:
                 observe(cursor, arguments[0], seconds, error)
+
+
+def _count(statement: str, number: int) -> None:
+    """Tell a unit of work, before the first one is sent, that so many statements are."""
+    rewrite = rewrite_statement.get()
+    if rewrite is not None:
+        for _ in range(number - 1):
+            rewrite(statement)
 
 
 def _as_driver_error(error: Exception) -> Exception:
