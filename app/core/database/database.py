@@ -5,9 +5,9 @@ before the handler continues: FastAPI ends a `yield` dependency after the respon
 """
 
 import asyncio
-import contextlib
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial
@@ -79,6 +79,7 @@ class Database:
         self._read_timeout = round(settings.db_statement_timeout * 1000 / _READ_PART)
         self._reporting = False
         self._batchers: weakref.WeakKeyDictionary[BatchWork[Any, Any], Batcher[Any, Any]] = weakref.WeakKeyDictionary()
+        self._turns: weakref.WeakValueDictionary[Hashable, asyncio.Lock] = weakref.WeakValueDictionary()
         self._loop = asyncio.get_running_loop()
         self._watching = self._loop.create_task(self._watch())
 
@@ -111,9 +112,34 @@ class Database:
             return await self._primary.run(unit, repeat_if_lost=repeatable, share=share)
         unit = read_only(work, 0 if batched else self._read_timeout)
         if self._replica is not None:
-            with contextlib.suppress(UnusableError):
+            with suppress(UnusableError):
                 return await self._replica.read(unit, share=share)
         return await self._primary.run(unit, repeat_if_lost=True, share=Share.ALL if batched else Share.LISTS)
+
+    async def run_in_turn(self, turn: Hashable, work: Callable[[Connection], T]) -> T:
+        """Run a unit in `Mode.AUTOCOMMIT` after those with an equal `turn`, since they would wait for the same row.
+
+        So a locked row takes one connection, however many clients wait for it.
+
+        Raises
+        ------
+        DatabaseError
+            Its turn did not come within `DB_POOL_TIMEOUT`.
+        """
+        lock = self._turns.setdefault(turn, asyncio.Lock())
+        try:
+            async with asyncio.timeout(self._pool_timeout):
+                await lock.acquire()
+        except TimeoutError:
+            raise DatabaseError from None
+        with ExitStack() as held:
+            held.callback(lock.release)
+
+            def unit(connection: Connection) -> T:
+                with held.pop_all():  # a unit that has begun ends, even where its caller is cancelled
+                    return work(connection)
+
+            return await self.run(Mode.AUTOCOMMIT, unit)
 
     async def run_batched(
         self,

@@ -212,7 +212,7 @@ class Resource(Generic[M, C, U, Q]):
                     raise await db.run(Mode.AUTOCOMMIT, partial(self._changes.reason, row_id=row_id, given=conditions))
                 return cast("M", row)
         work = partial(self._changes.update, row_id=row_id, changes=changes, given=conditions)
-        return cast("M", await db.run(Mode.AUTOCOMMIT, work))
+        return cast("M", await db.run_in_turn((self._changes, row_id), work))
 
     @overload
     def delete(
@@ -223,7 +223,8 @@ class Resource(Generic[M, C, U, Q]):
     def delete(self, db: Database | Handle, row_id: int, conditions: Conditional = UNCONDITIONAL) -> Any:
         """Delete a row if the conditions of the request hold; raises as `update` does."""
         if isinstance(db, Database):
-            return db.run(Mode.AUTOCOMMIT, partial(self._changes.delete, row_id=row_id, given=conditions))
+            work = partial(self._changes.delete, row_id=row_id, given=conditions)
+            return db.run_in_turn((self._changes, row_id), work)
         return run_on(db, self._changes.delete, row_id, conditions, session=False)
 
 

@@ -16,6 +16,8 @@ from app.core.resources.rows import row_class
 _LOCK_TIMEOUT = 50
 """Milliseconds that a shared statement waits for a row. PostgreSQL looks for deadlocks after 1,000."""
 
+_NOT_SUPPORTED = "0A000"
+"""Citus locks no rows of several shards."""
 _FREE = (
     "AND {name}.id = ANY(ARRAY("
     "SELECT id FROM {name} WHERE id = ANY(CAST(:ids AS bigint[])) FOR NO KEY UPDATE SKIP LOCKED)) "
@@ -76,7 +78,7 @@ class Updates:
                 found = connection.execute(cast("TextualSelect", statement), parameters).all()
                 break
             except DBAPIError as error:
-                if sqlstate_of(error) != LOCK_TIMEOUT:
+                if sqlstate_of(error) not in (LOCK_TIMEOUT, _NOT_SUPPORTED):
                     raise
                 missing = NotShared()
         rows = {row.id: row for row in map(self.row, found)}

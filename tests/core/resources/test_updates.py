@@ -6,6 +6,7 @@ from decimal import Decimal
 
 import psycopg2
 import pytest
+from sqlalchemy import Connection, text
 
 from app.core.api.conditional_requests import PreconditionFailed, Preconditions
 from app.core.database import Database
@@ -16,13 +17,14 @@ from tests.sample.things import ThingNotFound, ThingPatch, things
 pytestmark = pytest.mark.anyio
 
 statements: list[str] = []
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
 
 
 @pytest.fixture
 async def db(make_settings: MakeSettings, sql: SQL) -> AsyncIterator[Database]:
     """Note the statements of a database with 40 things."""
     sql("INSERT INTO things (name, price, description) SELECT 'Lamp' || n, n, 'old' FROM generate_series(1, 40) AS n")
-    settings = make_settings(db_statement_timeout=60)  # and half of it for a lock
+    settings = make_settings(db_statement_timeout=60, db_pool_timeout=60)  # and half of it for a lock
     database = Database(settings, [lambda _cursor, statement, *_: statements.append(statement)])
     await things.get(database, 1)  # SQLAlchemy's first connection asks questions of its own
     statements.clear()
@@ -72,6 +74,45 @@ async def test_one_of_several_updates_with_one_version_is_made(db: Database, sql
 
     assert sum(isinstance(answer, PreconditionFailed) for answer in answers) == 29, answers
     assert sql("SELECT version FROM things WHERE id = 1") == [(2,)]
+
+
+async def wait_for_waiter(sql: SQL) -> int:
+    """Wait until a session of the database waits for a lock, and count those that do."""
+    async with asyncio.timeout(60):
+        while not (number := sql(WAITING)[0][0]):  # noqa: ASYNC110 - it happens in another process
+            await asyncio.sleep(0.01)
+    return int(number)
+
+
+async def test_those_that_wait_for_a_locked_row_take_one_connection(db: Database, database_url: str, sql: SQL) -> None:
+    with psycopg2.connect(database_url) as other, other.cursor() as cursor:
+        cursor.execute("SELECT FROM things WHERE id = 1 FOR UPDATE")
+        changes = [things.update(db, 1, {"price": Decimal(n)}, Preconditions(frozenset("12"), None)) for n in range(20)]
+        waiting = [asyncio.create_task(work) for work in (*changes, *(things.delete(db, 1) for _ in range(20)))]
+        assert await wait_for_waiter(sql) == 1
+        for row_id in range(2, 12):
+            await things.delete(db, row_id)
+        assert not any(task.done() for task in waiting)
+        assert sql(WAITING) == [(1,)]
+    answers = await asyncio.gather(*waiting, return_exceptions=True)
+    assert len([answer for answer in answers if answer is None]) == 1, answers  # of the deletes
+    assert sql("SELECT count(*) FROM things") == [(29,)]
+
+
+async def test_a_turn_lasts_until_its_unit_ends(db: Database, database_url: str, sql: SQL) -> None:
+    def lock(connection: Connection) -> None:
+        connection.execute(text("SELECT FROM things WHERE id = 1 FOR UPDATE"))
+
+    with psycopg2.connect(database_url) as other, other.cursor() as cursor:
+        cursor.execute("SELECT FROM things WHERE id = 1 FOR UPDATE")
+        first, second = (asyncio.create_task(db.run_in_turn("row", lock)) for _ in range(2))
+        assert await wait_for_waiter(sql) == 1
+        first.cancel()  # its unit has begun
+        await db.run_in_turn("another row", lambda connection: connection.execute(text("SELECT 1")))
+        assert sql(WAITING) == [(1,)]
+        second.cancel()  # its unit has not
+        third = asyncio.create_task(db.run_in_turn("row", lock))
+    await third
 
 
 async def test_a_row_that_is_locked_holds_up_its_own_updates_only(db: Database, database_url: str, sql: SQL) -> None:

@@ -34,8 +34,8 @@ _IDLE_SECONDS = 1.0
 """Seconds after which an idle runner returns its connection to the pool."""
 # One connection in so many is for batched units only, and another one not for lists.
 _RESERVED_PART = 4
-# Units that may wait in one queue: half of the requests that may be in flight (`app.core.application`).
-_QUEUE, _QUEUE_PER_CONNECTION = 128, 16
+# Units that may wait in one queue: seven eighths of the requests that may be in flight (`app.core.application`).
+_QUEUE, _QUEUE_PER_CONNECTION = 224, 28
 
 
 class Executor:
