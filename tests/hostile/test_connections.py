@@ -199,6 +199,12 @@ def test_what_a_proxy_may_read_differently_is_refused(service: Service, head: by
     assert parse(service.raw(head + b"Connection: close\r\n\r\n")).status == status
 
 
+def test_a_request_behind_another_is_refused_as_well(service: Service) -> None:
+    raw = service.raw(GET + b"GET /%6detrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+
+    assert raw.count(b"HTTP/1.1 404 ") == 2
+
+
 def test_the_host_of_an_absolute_target_wins(start_service: StartService) -> None:
     service = start_service(TRUSTED_HOSTS="good.example", WEB_CONCURRENCY="1")
     for target, host, status in (("good.example", "evil.example", 200), ("evil.example", "good.example", 400)):

@@ -60,8 +60,6 @@ class ServiceProtocol(InputProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         """Start a request, or reject it; uvicorn calls this at the end of a head."""
-        if not is_canonical(cycle.scope["raw_path"]):
-            cycle.scope["path"] = cycle.scope["raw_path"].decode("ascii")  # which matches no route
         if self.early_retry:
             cycle.scope[EARLY_RETRY] = True  # type: ignore[literal-required]
         reject: Reject | None = self.app_state.get(REJECT)
@@ -72,6 +70,8 @@ class ServiceProtocol(InputProtocol):
             self._reject(cycle, rejection)
 
     def _run(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        if not is_canonical(cycle.scope["raw_path"]):
+            cycle.scope["path"] = cycle.scope["raw_path"].decode("ascii")  # which matches no route
         if cycle.scope["method"] != "HEAD":  # which has no body to wait for
             cycle.transport = cast("asyncio.Transport", JoinedHead(cycle, self.close_after_response))
         task = self.loop.create_task(cycle.run_asgi(app))
