@@ -17,18 +17,27 @@ BIG = 20_000_000  # bytes of `/big`
 CUT = "The responses that clients have not read take too much memory"
 
 
-def test_responses_that_nobody_reads_are_limited_together(tmp_path: Path) -> None:
+def deaf(stack: contextlib.ExitStack, port: int, request: bytes) -> None:
+    """Send a request, and do not read its answer, of which the kernels keep some 50 KB."""
+    attacker = stack.enter_context(socket.socket())
+    attacker.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    attacker.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
+    attacker.connect(("127.0.0.1", port))
+    attacker.sendall(request)
+    assert attacker.recv(1) == b"H"  # it is written, in part to the kernel
+
+
+@pytest.mark.parametrize("small", [0, 40])
+def test_responses_that_nobody_reads_are_limited_together(tmp_path: Path, small: int) -> None:
     service = launch(tmp_path, app="tests.server.stream_app:app").wait_until_alive()
     [worker] = service.wait_for_workers(1)
     before = memory_of(worker)
     try:
         with contextlib.ExitStack() as stack:
+            for _ in range(small):
+                deaf(stack, service.port, b"GET /big?size=200000 HTTP/1.1\r\nHost: x\r\n\r\n")
             for _ in range(12):
-                attacker = stack.enter_context(socket.socket())
-                attacker.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-                attacker.connect(("127.0.0.1", service.port))
-                attacker.sendall(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
-                assert attacker.recv(1) == b"H"  # it is written, in part to the kernel
+                deaf(stack, service.port, b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
             eventually(lambda: service.messages().count(CUT) >= 8)
             grown = memory_of(worker) - before
             with Connection(service.port) as reader:
@@ -36,3 +45,14 @@ def test_responses_that_nobody_reads_are_limited_together(tmp_path: Path) -> Non
     finally:
         service.stop()
     assert grown < 64 + 4 * BIG // 2**20  # and what is made before it is counted
+
+
+def test_many_small_responses_that_nobody_reads_are_limited_together(tmp_path: Path) -> None:
+    service = launch(tmp_path, app="tests.server.stream_app:app").wait_until_alive()
+    try:
+        with contextlib.ExitStack() as stack:
+            for _ in range(800):
+                deaf(stack, service.port, b"GET /big?size=100000 HTTP/1.1\r\nHost: x\r\n\r\n")
+            eventually(lambda: CUT in service.messages(), 10)
+    finally:
+        service.stop()

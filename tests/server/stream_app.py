@@ -39,8 +39,8 @@ async def get_pid() -> dict[str, int]:
 
 
 @app.get("/big")
-async def get_big() -> Response:
-    return Response(bytes(20_000_000))
+async def get_big(size: int = 20_000_000) -> Response:
+    return Response(bytes(size))
 
 
 @app.get("/events", response_class=EventSourceResponse)

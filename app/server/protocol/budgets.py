@@ -15,6 +15,8 @@ _BODIES = 16 * 1024 * 1024
 _QUEUES = 16 * 1024 * 1024
 # For responses that clients have not read.
 _RESPONSES = 64 * 1024 * 1024
+# What a connection counts besides: it has objects as well, and few need to be closed for the next one.
+_EACH = 4 * 1024
 
 
 class Holder(Protocol):
@@ -49,19 +51,22 @@ class Budget:
         self._held: dict[Holder, int] = {}  # oldest first
         self._total = 0
 
-    def hold(self, connection: Holder, size: int) -> bool:
-        """Count `size` more bytes for a connection; return whether all of them are within the limit."""
-        return self.set(connection, self._held.get(connection, 0) + size)
+    @property
+    def exceeded(self) -> bool:
+        """Whether all connections together hold more than the limit."""
+        return self._total > self._limit
 
-    def set(self, connection: Holder, size: int) -> bool:
-        """Note that a connection holds `size` bytes; return whether all of them are within the limit."""
+    def hold(self, connection: Holder, size: int) -> None:
+        """Count `size` more bytes for a connection."""
+        self._set(connection, self._held.get(connection, _EACH) + size)
+
+    def set(self, connection: Holder, size: int) -> None:
+        """Note that a connection holds `size` bytes."""
+        self._set(connection, _EACH + size)
+
+    def _set(self, connection: Holder, size: int) -> None:
         self._total += size - self._held.get(connection, 0)
         self._held[connection] = size
-        return self._total <= self._limit
-
-    def held(self, connection: Holder) -> int:
-        """Return what a connection holds."""
-        return self._held.get(connection, 0)
 
     def release(self, connection: Holder) -> None:
         """Forget what a connection held."""
@@ -73,22 +78,28 @@ class Budget:
 
 
 def reject_slowest(otherwise: Holder) -> None:
-    """Close the connection with the oldest unfinished body, since all bodies together are too large."""
-    slowest = next((holder for holder in bodies.holders() if holder.body_since is not None), otherwise)
-    bodies.release(slowest)
-    slowest.close_with_error(Overloaded.status, Overloaded.code, Overloaded.default_message)
+    """If all bodies together are too large, close the connections with the oldest unfinished ones."""
+    while bodies.exceeded:
+        slowest = next((holder for holder in bodies.holders() if holder.body_since is not None), otherwise)
+        bodies.release(slowest)
+        slowest.close_with_error(Overloaded.status, Overloaded.code, Overloaded.default_message)
+        if slowest is otherwise:
+            return
 
 
-def reject_oldest_queue() -> None:
-    """Close the connection that has queued input for longest, since all queues together are too large."""
-    oldest = queues.holders()[0]
-    queues.release(oldest)
-    oldest.close_with_error(Overloaded.status, Overloaded.code, Overloaded.default_message)
+def reject_oldest_queues() -> None:
+    """If all queues together are too large, close the connections that have queued input for longest."""
+    while queues.exceeded:
+        oldest = queues.holders()[0]
+        queues.release(oldest)
+        oldest.close_with_error(Overloaded.status, Overloaded.code, Overloaded.default_message)
 
 
-def abort_oldest() -> None:
-    """Abort the oldest unread response, since all together are too large."""
-    responses.holders()[0].abort_response("The responses that clients have not read take too much memory")
+def hold_response(connection: Holder, size: int) -> None:
+    """Count a response that the client does not read; if all together are too large, abort the oldest ones."""
+    responses.set(connection, size)
+    while responses.exceeded:
+        responses.holders()[0].abort_response("The responses that clients have not read take too much memory")
 
 
 bodies = Budget(max(_BODIES, 2 * load_settings().max_body_bytes))

@@ -13,7 +13,7 @@ from uvicorn._types import ASGI3Application, HTTPScope
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from app.core.lifecycle import EARLY_RETRY, REJECT, REJECTED, Reject, Rejection
-from app.server.protocol.budgets import abort_oldest, bodies, queues, responses
+from app.server.protocol.budgets import bodies, hold_response, queues, responses
 from app.server.protocol.head import is_canonical
 from app.server.protocol.input import InputProtocol, PipelineFlow
 from app.server.protocol.responses import JoinedHead, render
@@ -32,15 +32,19 @@ class ServiceProtocol(InputProtocol):
         Since when the client does not read.
     unread
         Bytes of its response that the client had not read then.
+    written
+        Bytes of the last part of a response: all of it is kept until the kernel has taken the last one.
     """
 
     early_retry = False
     write_paused_since = 0.0
     unread = 0
+    written = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the idle time."""
+        """Start the idle time, and have `pause_writing` called for all that the kernel does not take at once."""
         super().connection_made(transport)
+        transport.set_write_buffer_limits(1)
         self.flow = PipelineFlow(transport, self)
         self.idle_since = self.loop.time()
 
@@ -73,7 +77,7 @@ class ServiceProtocol(InputProtocol):
         if not is_canonical(cycle.scope["raw_path"]):
             cycle.scope["path"] = cycle.scope["raw_path"].decode("ascii")  # which matches no route
         if cycle.scope["method"] != "HEAD":  # which has no body to wait for
-            cycle.transport = cast("asyncio.Transport", JoinedHead(cycle, self.close_after_response))
+            cycle.transport = cast("asyncio.Transport", JoinedHead(cycle, self))
         task = self.loop.create_task(cycle.run_asgi(app))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
@@ -148,8 +152,7 @@ class ServiceProtocol(InputProtocol):
         """Note since when the client does not read."""
         self.write_paused_since, self.unread = self.loop.time(), self.count_unread()
         super().pause_writing()
-        if not responses.hold(self, self.transport.get_write_buffer_size()):
-            abort_oldest()
+        hold_response(self, max(self.written, self.transport.get_write_buffer_size()))
 
     def resume_writing(self) -> None:
         """Note that the client has read most of its response."""

@@ -8,7 +8,7 @@ from typing import cast
 import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
 
-from app.server.protocol.budgets import bodies, queues, reject_oldest_queue, reject_slowest, responses
+from app.server.protocol.budgets import bodies, queues, reject_oldest_queues, reject_slowest, responses
 from app.server.protocol.closing import ClosingProtocol
 from app.server.protocol.head import (
     MAX_FIELDS,
@@ -121,8 +121,9 @@ class InputProtocol(ClosingProtocol):
         self._unparsed = rest
         if not rest:
             queues.release(self)
-        elif not queues.set(self, len(rest)):
-            reject_oldest_queue()
+        else:
+            queues.set(self, len(rest))
+            reject_oldest_queues()
 
     def _parse_soon(self) -> None:
         self.loop.call_soon(self._parse_queued, context=contextvars.Context())
@@ -203,9 +204,10 @@ class InputProtocol(ClosingProtocol):
         self._chunks += 1
 
     def _count_body(self) -> None:
-        """If all bodies together are too large, reject the oldest unfinished one."""
+        """Count what came of the body."""
         size, self._uncounted = self._uncounted, 0
-        if size and not self.cycle.response_complete and not bodies.hold(self, size):
+        if size and not self.cycle.response_complete:
+            bodies.hold(self, size)
             reject_slowest(self)
 
     def on_message_complete(self) -> None:

@@ -1,13 +1,17 @@
 """Responses as bytes: those that the server itself sends, and the app's head joined with its body."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from app.core.error_responses import error_response
 from app.core.observability.trace_id import set_trace_id, trace_id_of
+
+if TYPE_CHECKING:
+    from app.server.protocol.http import ServiceProtocol
 
 Fields = Sequence[tuple[bytes, bytes]]
 
@@ -19,24 +23,23 @@ class JoinedHead:
     sent at once: its first chunk may come late.
     """
 
-    __slots__ = ("_cycle", "_head", "_transport", "close", "is_closing")
+    __slots__ = ("_connection", "_cycle", "_head", "_transport", "close", "is_closing")
 
-    def __init__(self, cycle: RequestResponseCycle, close: Callable[[], None]) -> None:
-        self._cycle, self._transport = cycle, cycle.transport
+    def __init__(self, cycle: RequestResponseCycle, connection: "ServiceProtocol") -> None:
+        self._cycle, self._connection, self._transport = cycle, connection, cycle.transport
         self._head: bytes | None = None
-        self.close, self.is_closing = close, self._transport.is_closing
+        self.close, self.is_closing = connection.close_after_response, self._transport.is_closing
 
     def write(self, data: bytes) -> None:
         """Write `data`, or keep it if it is the head."""
         if self._head is None and self._cycle.response_started:  # else it is `100 Continue`
             self._head = b"" if self._cycle.chunked_encoding else data
-            if not self._head:
-                self._transport.write(data)
+            if self._head:
+                return
         elif self._head:
-            self._transport.write(self._head + data)
-            self._head = b""
-        else:
-            self._transport.write(data)
+            data, self._head = self._head + data, b""
+        self._connection.written = len(data)
+        self._transport.write(data)
 
 
 def render(status: int, fields: Fields, body: bytes, method: str | None) -> bytes:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from typing import Any
+from typing import Any, cast
 
 from starlette.types import Scope
 from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
@@ -14,7 +14,7 @@ from websockets.http11 import Request
 from app.core.errors import InvalidInput, ShuttingDown
 from app.core.lifecycle import lifecycle
 from app.server.protocol import timeouts
-from app.server.protocol.budgets import abort_oldest, bodies, reject_slowest, responses
+from app.server.protocol.budgets import bodies, hold_response, reject_slowest, responses
 from app.server.protocol.head import is_canonical
 from app.server.protocol.parsing import parse_queue
 from app.server.protocol.responses import count_rejected, render_error
@@ -47,6 +47,7 @@ class ServiceWebSocket(WebSocketsSansIOProtocol):
     _has_turn = False  # in `parse_queue`
     _queued = 0  # bytes of messages that the app has not taken
     _received = 0  # bytes since an answer to a ping was last missed
+    _written = 0  # bytes of the app's last message
     _write_paused_since: float | None = None
     _closing_since: float | None = None
     _task: asyncio.Task[Any] | None = None
@@ -105,8 +106,8 @@ class ServiceWebSocket(WebSocketsSansIOProtocol):
             self._release()
             return
         self.body_since = self.body_since or self.loop.time()
-        if not bodies.set(self, size):
-            reject_slowest(self)
+        bodies.set(self, size)
+        reject_slowest(self)
 
     def _release(self) -> None:
         self.body_since, self._queued = None, 0
@@ -184,8 +185,7 @@ class ServiceWebSocket(WebSocketsSansIOProtocol):
         self._write_paused_since = self.loop.time()
         super().pause_writing()
         self.transport.pause_reading()
-        if not responses.hold(self, self.transport.get_write_buffer_size()):
-            abort_oldest()
+        hold_response(self, max(self._written, self.transport.get_write_buffer_size()))
 
     def resume_writing(self) -> None:
         """Read again, unless the app has messages to take first."""
@@ -210,6 +210,7 @@ class ServiceWebSocket(WebSocketsSansIOProtocol):
         await self.writable.wait()
         if self.close_sent:
             raise ClientDisconnected
+        self._written = len(cast("bytes | str", message.get("bytes") or message.get("text") or b""))
         await super().send(message)
         if message["type"] == "websocket.http.response.body" and self.close_sent:
             self.handshake_complete = True  # by this response; otherwise uvicorn would log an error
