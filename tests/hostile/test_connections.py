@@ -6,13 +6,14 @@ import os
 import resource
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 
 import pytest
 
 from tests.conftest import StartService
-from tests.hostile.ordinary import in_parallel, ordinary_beside
+from tests.hostile.ordinary import cpu_of, in_parallel, ordinary_beside
 from tests.support.http import JSON, Connection, parse, send
 from tests.support.service import Service, eventually
 
@@ -67,6 +68,34 @@ def test_pipelined_input_is_limited_together(start_service: StartService) -> Non
         eventually(lambda: any(attacker.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) for attacker in attackers))
         assert service.get("/health/live").status == 200
     assert service.workers() == [worker]
+
+
+@pytest.mark.parametrize("head", [b"", b"POST /none HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % 10**12])
+def test_what_is_only_discarded_is_read_in_turn(start_service: StartService, head: bytes) -> None:
+    service = start_service(WEB_CONCURRENCY="1")
+    [worker] = service.wait_for_workers(1)
+    enough = threading.Event()
+
+    def attack() -> None:
+        while not enough.is_set():
+            with contextlib.suppress(OSError), Connection(service.port, 5) as attacker:
+                attacker.send(head)
+                while not enough.is_set():
+                    attacker.socket.send(b"\r\n" * 500_000)
+
+    attackers = [threading.Thread(target=attack) for _ in range(16)]
+    for attacker in attackers:
+        attacker.start()
+    time.sleep(1)
+    before = cpu_of(worker)
+    try:
+        assert service.get("/health/live").status == 200
+        used = cpu_of(worker) - before
+    finally:
+        enough.set()
+        for attacker in attackers:
+            attacker.join()
+    assert used < 0.5, "seconds of the event loop before one more request was answered"
 
 
 def test_pipelined_requests_are_all_answered_in_order(service: Service) -> None:
