@@ -27,7 +27,7 @@ _AFTER_PAUSE = 4
 _HANDSHAKE_SECONDS = 10.0
 # Seconds until there may be file descriptors or memory again (as in asyncio).
 _EXHAUSTED_SECONDS = 1.0
-# Seconds after idle connections were closed to make room: a line is logged each time.
+# Seconds after connections were closed to make room: a line is logged each time.
 _FREED_SECONDS = 0.05
 # Of `enum tcp_states` in Linux.
 _ESTABLISHED = 1
@@ -135,7 +135,7 @@ class Acceptor:
                 if error.errno not in _EXHAUSTED:
                     raise
                 logger.error("Cannot accept connections: %s", error)  # noqa: TRY400 - a traceback says no more
-                self._wait(_FREED_SECONDS if self._close_idle() else _EXHAUSTED_SECONDS)
+                self._wait(_FREED_SECONDS if self._close_oldest() else _EXHAUSTED_SECONDS)
                 return False
             if _has_ended(connection):
                 connection.close()
@@ -147,12 +147,12 @@ class Acceptor:
             task.add_done_callback(self._tasks.discard)
         return True
 
-    def _close_idle(self) -> bool:
-        """Close the connections that have been idle for longest, if any: new ones need their file descriptors."""
-        idle = [c for c in self._connections if isinstance(c, ServiceProtocol) and c.idle]
-        for connection in sorted(idle, key=lambda c: c.idle_since)[:_BATCH]:
+    def _close_oldest(self) -> bool:
+        """Close those that have waited for their client for longest, if any: new ones need their file descriptors."""
+        waiting = [c for c in self._connections if isinstance(c, ServiceProtocol) and c.waits_for_client]
+        for connection in sorted(waiting, key=lambda c: c.idle_since)[:_BATCH]:
             connection.transport.abort()
-        return bool(idle)
+        return bool(waiting)
 
     async def _serve(self, connection: socket.socket) -> None:
         def make_protocol() -> asyncio.Protocol:

@@ -241,9 +241,16 @@ def test_the_host_of_an_absolute_target_wins(start_service: StartService) -> Non
         assert answer.status == status
 
 
-def test_new_connections_are_served_while_descriptors_are_short(start_service: StartService) -> None:
+@pytest.mark.parametrize(
+    "begun", [b"", b"GET /things HTTP/1.1\r\n", b"POST /things HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"]
+)
+def test_new_connections_are_served_while_descriptors_are_short(start_service: StartService, begun: bytes) -> None:
     service = start_service(WEB_CONCURRENCY="1")
     [worker] = service.wait_for_workers(1)
     resource.prlimit(worker, resource.RLIMIT_NOFILE, (64, 64))
-    with connections(service.port, 600), Connection(service.port, 30) as last:  # a second for eight would be too slow
-        assert last.get("/health/live").status == 200
+    with connections(service.port, 600) as attackers:
+        for attacker in attackers:
+            with contextlib.suppress(ConnectionError):  # it was closed already
+                attacker.send(begun)
+        with Connection(service.port, 30) as last:  # a second for eight would be too slow
+            assert last.get("/health/live").status == 200

@@ -46,6 +46,11 @@ class ClosingProtocol(HttpToolsProtocol):
         """Whether no request is being received or answered."""
         return not self.responding and self.head_since is None and self.body_since is None
 
+    @property
+    def waits_for_client(self) -> bool:
+        """Whether nothing is done here: the client is to send a request or the rest of one, or to read."""
+        return not self.responding or self.body_since is not None or self.flow.write_paused
+
     def close_if_idle(self, since: float) -> None:
         """Close the connection if it has been idle since before `since`, and its client has read the last response.
 
