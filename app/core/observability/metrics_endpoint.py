@@ -1,12 +1,13 @@
 """`GET /metrics`: the metrics of `app.core.observability.instruments`, over all workers."""
 
 import asyncio
+import logging
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
-from fastapi import APIRouter
+from fastapi import APIRouter, HTTPException
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest, multiprocess
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -14,6 +15,7 @@ from starlette.responses import Response
 
 from app.core.observability.instruments import MULTIPROCESS
 
+_log = logging.getLogger(__name__)
 router = APIRouter(tags=["operations"])
 # A scrape reads files, so it does not run on the event loop.
 _scraper = ThreadPoolExecutor(max_workers=1, thread_name_prefix="metrics")
@@ -62,5 +64,9 @@ def _registry() -> CollectorRegistry:
 async def get_metrics() -> Response:
     """Render the sum over all workers in the Prometheus text format."""
     loop = asyncio.get_running_loop()
-    content = await loop.run_in_executor(_scraper, generate_latest, _registry())
+    try:
+        content = await loop.run_in_executor(_scraper, generate_latest, _registry())
+    except OSError as error:
+        _log.error("The metrics cannot be read: %s", error)  # there may be no file descriptor left
+        raise HTTPException(503) from error
     return Response(content, media_type=CONTENT_TYPE_LATEST, headers={"Cache-Control": "no-store"})
