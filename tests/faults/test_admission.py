@@ -117,16 +117,18 @@ def test_nothing_is_done_for_a_client_that_has_gone_before_its_turn(stuck: Stuck
                     await asyncio.sleep(0.05)
             # Pages of more than 20 rows do not share a statement.
             lists = [asyncio.create_task(new().ask("GET", "/things?limit=100")) for _ in range(12)]
-            await in_progress(new, 14)
+            deletes = [asyncio.create_task(new().ask("DELETE", f"/things/{number}")) for number in range(1, 13)]
+            await in_progress(new, 26)
             leaving = [(client, send(client, number)) for number, client in enumerate(new() for _ in range(40))]
-            await in_progress(new, 54)
+            await in_progress(new, 66)
             for client, request in leaving:
                 client.close()
                 request.cancel()
-            await in_progress(new, 14)
+            await in_progress(new, 26)
             cursor.execute("ROLLBACK")
             assert {(await one).status for one in first} == {201}
             assert {(await one).status for one in lists} == {200}
+            assert {(await one).status for one in deletes} == {404}
             await in_progress(new, 0)
 
     play(scene, stuck.url)

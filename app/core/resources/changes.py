@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import ARRAY, BigInteger, Boolean, Connection, Table, any_, bindparam, delete, update
 
 from app.core.api.conditional_requests import ConditionalRequest, PreconditionFailed, Preconditions
+from app.core.errors import APIError
 from app.core.resources.updates import Update, Updates
 
 Conditional = ConditionalRequest | Preconditions
@@ -25,7 +26,9 @@ class Changes:
     names
         The columns that updates may share a statement for.
     find
-        Reads a row by its id, or raises.
+        Reads a row by its id, or raises `not_found`.
+    not_found
+        Makes the error.
 
     Attributes
     ----------
@@ -33,11 +36,17 @@ class Changes:
         Makes the updates that share a statement.
     """
 
-    def __init__(self, table: Table, names: Sequence[str], find: Callable[[Connection, int], Any]) -> None:
+    def __init__(
+        self,
+        table: Table,
+        names: Sequence[str],
+        find: Callable[[Connection, int], Any],
+        not_found: Callable[[int], APIError],
+    ) -> None:
         self._updates = Updates(table, names)
         self.update_each = self._updates.run  # kept, because batches are told apart by it
         this = table.c.id == bindparam("_this_id", type_=BigInteger)
-        self._version, self._find = table.c.version, find
+        self._version, self._find, self._not_found = table.c.version, find, not_found
         # Sets what else it is given parameters for, by the names of the columns.
         self._update = update(table).where(this).returning(*table.c)
         self._delete = delete(table).where(this).returning(table.c.id)
@@ -74,10 +83,12 @@ class Changes:
         if connection.execute(statement, {"_this_id": row_id, **parameters}).one_or_none() is None:
             raise self.reason(connection, row_id, conditions)
 
-    def reason(self, connection: Connection, row_id: int, given: Conditional) -> PreconditionFailed:
+    def reason(self, connection: Connection, row_id: int, given: Conditional) -> APIError:
         """Return why nothing was changed, or raise that there is no row."""
-        self._checked(connection, row_id, _preconditions(given))
-        return PreconditionFailed()  # it has another version by now
+        conditions = _preconditions(given)
+        self._checked(connection, row_id, conditions)
+        # By now it has another version, or there is a row.
+        return PreconditionFailed() if conditions else self._not_found(row_id)
 
     def _with_conditions(self, statement: Any, conditions: Preconditions) -> tuple[Any, dict[str, Any]]:  # noqa: ANN401
         """Add the conditions to a statement, so that checking and changing are one."""

@@ -86,7 +86,7 @@ class Resource(Generic[M, C, U, Q]):
         self._not_found = not_found
         map_constraints(constraints or {})
         self._inserts = Inserts(table, _fields(create))
-        self._changes = Changes(table, patched, self._find)
+        self._changes = Changes(table, patched, self._find, not_found)
         pages = Pages(model, query, filters)
         self.list, self.stream = pages.list, pages.stream
         self._by_ids = select(*table.c).where(table.c.id == any_(bindparam("ids", type_=ARRAY(BigInteger))))
