@@ -26,7 +26,7 @@ from app.core.database.engine.replica import Replica, UnusableError
 from app.core.database.engine.runner import Share
 from app.core.database.once import Once
 from app.core.database.restrictions import one_statement, one_transaction, read_only
-from app.core.errors import APIError, DatabaseError
+from app.core.errors import APIError, DatabaseError, Overloaded
 from app.core.observability.instruments import DB_POOL_CONNECTIONS
 
 T = TypeVar("T")
@@ -80,6 +80,7 @@ class Database:
         self._reporting = False
         self._batchers: weakref.WeakKeyDictionary[BatchWork[Any, Any], Batcher[Any, Any]] = weakref.WeakKeyDictionary()
         self._turns: weakref.WeakValueDictionary[Hashable, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._waiting_for_turns = 0
         self._loop = asyncio.get_running_loop()
         self._watching = self._loop.create_task(self._watch())
 
@@ -125,13 +126,20 @@ class Database:
         ------
         DatabaseError
             Its turn did not come within `DB_POOL_TIMEOUT`.
+        Overloaded
+            Too many wait for theirs: they are requests in flight, of which others need some.
         """
         lock = self._turns.setdefault(turn, asyncio.Lock())
+        if lock.locked() and self._waiting_for_turns >= self._primary.max_queue:
+            raise Overloaded
+        self._waiting_for_turns += 1
         try:
             async with asyncio.timeout(self._pool_timeout):
                 await lock.acquire()
         except TimeoutError:
             raise DatabaseError from None
+        finally:
+            self._waiting_for_turns -= 1
         with ExitStack() as held:
             held.callback(lock.release)
 

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, text
 
 from app.core.api.conditional_requests import PreconditionFailed, Preconditions
 from app.core.database import Database
-from app.core.errors import InvalidInput
+from app.core.errors import InvalidInput, Overloaded
 from tests.conftest import SQL, MakeSettings
 from tests.sample.things import ThingNotFound, ThingPatch, things
 
@@ -113,6 +113,24 @@ async def test_a_turn_lasts_until_its_unit_ends(db: Database, database_url: str,
         second.cancel()  # its unit has not
         third = asyncio.create_task(db.run_in_turn("row", lock))
     await third
+
+
+async def test_so_many_wait_for_their_turn_and_no_more(
+    db: Database, database_url: str, sql: SQL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lock(connection: Connection) -> None:
+        connection.execute(text("SELECT FROM things WHERE id = 1 FOR UPDATE"))
+
+    monkeypatch.setattr(db._primary, "max_queue", 1)
+    with psycopg2.connect(database_url) as other, other.cursor() as cursor:
+        cursor.execute("SELECT FROM things WHERE id = 1 FOR UPDATE")
+        first, second = (asyncio.create_task(db.run_in_turn("row", lock)) for _ in range(2))
+        assert await wait_for_waiter(sql) == 1
+
+        with pytest.raises(Overloaded):
+            await db.run_in_turn("row", lock)
+        await db.run_in_turn("another row", lambda connection: connection.execute(text("SELECT 1")))
+    await asyncio.gather(first, second)
 
 
 async def test_a_row_that_is_locked_holds_up_its_own_updates_only(db: Database, database_url: str, sql: SQL) -> None:

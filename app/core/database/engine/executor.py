@@ -56,6 +56,8 @@ class Executor:
     ----------
     busy
         How many units are running.
+    max_queue
+        How many may wait in a queue.
     """
 
     def __init__(
@@ -80,7 +82,7 @@ class Executor:
         self._limits = {share: self._size - share * part for share in Share}
         self._running = dict.fromkeys(Share, 0)
         self._queues: dict[Share, deque[Unit]] = {share: deque() for share in Share}
-        self._max_queue = max(_QUEUE, _QUEUE_PER_CONNECTION * self._size)
+        self.max_queue = max(_QUEUE, _QUEUE_PER_CONNECTION * self._size)
         self._runners: dict[Runner, asyncio.Task[None]] = {}
         self._idle_runners: list[Runner] = []
         self.busy = 0
@@ -156,7 +158,7 @@ class Executor:
 
     def _enqueue(self, unit: Unit) -> None:
         queue = self._queues[unit.share]
-        if len(queue) >= self._max_queue:
+        if len(queue) >= self.max_queue:
             raise Overloaded
         unit.queued_at = time.perf_counter()
         unit.timer = asyncio.get_running_loop().call_later(self._pool_timeout, self._expire, unit)
