@@ -149,6 +149,11 @@ class Database:
 
             return await self.run(Mode.AUTOCOMMIT, unit)
 
+    def is_taken(self, turn: Hashable) -> bool:
+        """Return whether a unit has this turn, so that one that does not wait for its own would overtake others."""
+        lock = self._turns.get(turn)
+        return lock is not None and lock.locked()
+
     async def run_batched(
         self,
         mode: Mode,

@@ -205,14 +205,15 @@ class Resource(Generic[M, C, U, Q]):
         return run_on(db, self._changes.update, row_id, changes, conditions, session=False)
 
     async def _update(self, db: Database, row_id: int, changes: Mapping[str, Any], conditions: Conditional) -> M:
-        if (shared := self._changes.shared(row_id, changes, conditions)) is not None:
+        turn = (self._changes, row_id)
+        if not db.is_taken(turn) and (shared := self._changes.shared(row_id, changes, conditions)) is not None:
             with suppress(NotShared):
                 row = await db.run_batched(Mode.AUTOCOMMIT, self._changes.update_each, shared)
                 if row is None:
                     raise await db.run(Mode.AUTOCOMMIT, partial(self._changes.reason, row_id=row_id, given=conditions))
                 return cast("M", row)
         work = partial(self._changes.update, row_id=row_id, changes=changes, given=conditions)
-        return cast("M", await db.run_in_turn((self._changes, row_id), work))
+        return cast("M", await db.run_in_turn(turn, work))
 
     @overload
     def delete(

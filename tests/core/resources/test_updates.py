@@ -133,6 +133,22 @@ async def test_so_many_wait_for_their_turn_and_no_more(
     await asyncio.gather(first, second)
 
 
+async def test_an_update_overtakes_none_that_waits_for_its_turn(db: Database, database_url: str, sql: SQL) -> None:
+    with psycopg2.connect(database_url) as other, other.cursor() as cursor:
+        cursor.execute("SELECT FROM things WHERE id = 1 FOR UPDATE")
+        either = Preconditions(frozenset({"1", "2"}), None)  # is not shared
+        waiting = [asyncio.create_task(things.update(db, 1, {"price": Decimal(5)}, either))]
+        assert await wait_for_waiter(sql) == 1
+        statements.clear()
+
+        waiting.append(asyncio.create_task(things.update(db, 1, {"price": Decimal(6)})))
+        await things.update(db, 2, {"price": Decimal(6)})
+
+        assert len(statements) == 1, statements  # two where the locked row was tried
+    await asyncio.gather(*waiting)
+    assert sql("SELECT price, version FROM things WHERE id = 1") == [(Decimal(6), 3)]
+
+
 async def test_a_row_that_is_locked_holds_up_its_own_updates_only(db: Database, database_url: str, sql: SQL) -> None:
     with psycopg2.connect(database_url) as other, other.cursor() as cursor:
         cursor.execute("SELECT FROM things WHERE id = 1 FOR UPDATE")
