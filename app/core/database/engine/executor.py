@@ -82,6 +82,7 @@ class Executor:
         self._limits = {share: self._size - share * part for share in Share}
         self._running = dict.fromkeys(Share, 0)
         self._queues: dict[Share, deque[Unit]] = {share: deque() for share in Share}
+        self._batched_is_next = True
         self.max_queue = max(_QUEUE, _QUEUE_PER_CONNECTION * self._size)
         self._runners: dict[Runner, asyncio.Task[None]] = {}
         self._idle_runners: list[Runner] = []
@@ -198,11 +199,12 @@ class Executor:
         return None
 
     def _next_queue(self) -> deque[Unit] | None:
-        """Choose batched units, or of the others those that have waited longest."""
-        if self._queues[Share.ALL]:
-            return self._queues[Share.ALL]
-        waiting = (queue for share, queue in self._queues.items() if queue and self._has_room(share))
-        return min(waiting, key=lambda queue: queue[0].queued_at, default=None)
+        """Choose batched units and others in turn, and of the others those that have waited longest."""
+        batched, *others = (queue if queue and self._has_room(share) else None for share, queue in self._queues.items())
+        other = min(filter(None, others), key=lambda queue: queue[0].queued_at, default=None)
+        takes_batched = batched is not None and (other is None or self._batched_is_next)
+        self._batched_is_next = not takes_batched
+        return batched if takes_batched else other
 
     def _leave_queue(self, unit: Unit) -> None:
         DB_POOL_WAITING.dec()

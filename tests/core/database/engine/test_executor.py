@@ -165,6 +165,22 @@ async def test_lists_leave_a_connection_to_other_units(make_settings: MakeSettin
         assert await asyncio.gather(*lists) == [1] * 8
 
 
+async def test_batched_units_that_never_end_leave_their_turn_to_others(make_settings: MakeSettings) -> None:
+    async with running(make_settings, db_pool_size=1) as executor:
+        ended = asyncio.Event()
+
+        async def ask_again() -> None:
+            while not ended.is_set():
+                await executor.run(scalar("SELECT 1"), repeat_if_lost=False, share=Share.ALL)
+
+        batched = [asyncio.create_task(ask_again()) for _ in range(4)]
+        await asyncio.sleep(0)
+        others = (executor.run(scalar("SELECT 2"), repeat_if_lost=False, share=share) for share in (*Share,) * 3)
+        assert await asyncio.gather(*others) == [2] * 9
+        ended.set()
+        await asyncio.gather(*batched)
+
+
 async def test_a_queue_has_an_end(
     make_settings: MakeSettings, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
