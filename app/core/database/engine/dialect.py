@@ -24,7 +24,7 @@ from sqlalchemy import URL, Connection, Pool
 from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
 from sqlalchemy.engine.interfaces import ExecuteStyle
-from sqlalchemy.pool import AsyncAdaptedQueuePool
+from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 from sqlalchemy.util.concurrency import await_, in_greenlet
 
 DRIVER = "postgresql+psycopg2_on_loop"
@@ -42,6 +42,26 @@ _EVENTS = {POLL_READ: selectors.EVENT_READ, POLL_WRITE: selectors.EVENT_WRITE}
 _connecting = threading.local()
 
 
+class LoopPool(AsyncAdaptedQueuePool):
+    """A pool whose locks yield to the event loop, and that keeps nothing once it is disposed of.
+
+    SQLAlchemy's would keep open what comes back after that, until the garbage collector finds the pool.
+    """
+
+    _is_disposed = False
+
+    def dispose(self) -> None:
+        """Close the idle connections, and from now on those that come back."""
+        self._is_disposed = True
+        super().dispose()
+
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        if self._is_disposed:
+            record.close()
+        else:
+            super()._do_return_conn(record)
+
+
 class LoopDialect(PGDialect_psycopg2):
     """SQLAlchemy's dialect for psycopg2, which may be called from the event loop."""
 
@@ -54,7 +74,7 @@ class LoopDialect(PGDialect_psycopg2):
     @classmethod
     def get_pool_class(cls, url: URL) -> type[Pool]:  # noqa: ARG003 - as SQLAlchemy declares it
         """Choose the pool whose locks yield to the event loop."""
-        return AsyncAdaptedQueuePool
+        return LoopPool
 
     def initialize(self, connection: Connection) -> None:
         """Run SQLAlchemy's own queries on the first connection, without observing them."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import time
 from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
@@ -93,6 +94,35 @@ async def test_a_session_that_ended_while_it_rested_is_replaced(make_settings: M
         assert sql("SELECT pg_terminate_backend(%s, 5000)", (pid,)) == [(True,)]
 
         assert await executor.run(scalar("SELECT pg_backend_pid()"), repeat_if_lost=False) != pid
+
+
+async def test_no_connection_outlives_the_failure_that_drops_them_all(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def writes_on_a_standby(connection: Connection) -> None:
+        connection.execute(text("SET TRANSACTION READ ONLY; DELETE FROM things"))
+
+    monkeypatch.setattr(executor_module, "_IDLE_SECONDS", 0.0)
+    gc.disable()  # which would close them at some time
+    try:
+        async with running(make_settings, db_pool_size=4) as executor:
+            opened, closed = counted(executor, "connect"), counted(executor, "close")
+            busy = asyncio.create_task(executor.run(scalar("SELECT pg_sleep(0.2)"), repeat_if_lost=False))
+            idle = [executor.run(scalar("SELECT pg_sleep(0.05)"), repeat_if_lost=False) for _ in range(2)]
+            await asyncio.gather(*idle)
+
+            with pytest.raises(DatabaseError):
+                await executor.run(writes_on_a_standby, repeat_if_lost=False)
+            await busy
+            async with asyncio.timeout(60):
+                while executor._runners:
+                    executor.check()
+                    await asyncio.sleep(0.01)
+
+            assert len(opened) >= 3
+            assert len(closed) == len(opened)
+    finally:
+        gc.enable()
 
 
 async def test_execution_options_of_a_unit_end_with_it(make_settings: MakeSettings) -> None:
