@@ -48,6 +48,7 @@ class LoopPool(AsyncAdaptedQueuePool):
     SQLAlchemy's would keep open what comes back after that, until the garbage collector finds the pool.
     """
 
+    __module__ = AsyncAdaptedQueuePool.__module__  # which names the logger: its lines are SQLAlchemy's
     _is_disposed = False
 
     def dispose(self) -> None:
