@@ -34,6 +34,8 @@ _IDLE_SECONDS = 1.0
 """Seconds after which an idle runner returns its connection to the pool."""
 # One connection in so many is for batched units only, and another one not for lists.
 _RESERVED_PART = 4
+_PRIORITY, _LONGEST_PRIORITY = 4, 1.0
+"""Seconds that batched units may use for each one that another unit has used, and at most, before the next of those."""
 # Units that may wait in one queue: seven eighths of the requests that may be in flight (`app.core.application`).
 _QUEUE, _QUEUE_PER_CONNECTION = 224, 28
 
@@ -82,7 +84,7 @@ class Executor:
         self._limits = {share: self._size - share * part for share in Share}
         self._running = dict.fromkeys(Share, 0)
         self._queues: dict[Share, deque[Unit]] = {share: deque() for share in Share}
-        self._batched_is_next = True
+        self._batched_first = 0.0
         self.max_queue = max(_QUEUE, _QUEUE_PER_CONNECTION * self._size)
         self._runners: dict[Runner, asyncio.Task[None]] = {}
         self._idle_runners: list[Runner] = []
@@ -199,12 +201,10 @@ class Executor:
         return None
 
     def _next_queue(self) -> deque[Unit] | None:
-        """Choose batched units and others in turn, and of the others those that have waited longest."""
+        """Choose batched units, unless they have had their part; of the others those that have waited longest."""
         batched, *others = (queue if queue and self._has_room(share) else None for share, queue in self._queues.items())
         other = min(filter(None, others), key=lambda queue: queue[0].queued_at, default=None)
-        takes_batched = batched is not None and (other is None or self._batched_is_next)
-        self._batched_is_next = not takes_batched
-        return batched if takes_batched else other
+        return batched if batched and (other is None or self._batched_first > 0) else other
 
     def _leave_queue(self, unit: Unit) -> None:
         DB_POOL_WAITING.dec()
@@ -212,7 +212,8 @@ class Executor:
             unit.timer.cancel()
 
     def _begin(self, unit: Unit) -> None:
-        DB_POOL_WAIT.observe(time.perf_counter() - unit.queued_at if unit.queued_at else 0.0)
+        unit.begun_at = time.perf_counter()
+        DB_POOL_WAIT.observe(unit.begun_at - unit.queued_at if unit.queued_at else 0.0)
         self.busy += 1
         self._running[unit.share] += 1
         self._report()
@@ -220,6 +221,9 @@ class Executor:
     def _end(self, unit: Unit) -> None:
         self.busy -= 1
         self._running[unit.share] -= 1
+        used = time.perf_counter() - unit.begun_at
+        change = -used if unit.share is Share.ALL else used * _PRIORITY
+        self._batched_first = min(max(self._batched_first + change, 0.0), _LONGEST_PRIORITY)
         self._report()
 
     def _expire(self, unit: Unit) -> None:

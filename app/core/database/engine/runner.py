@@ -50,13 +50,13 @@ class Unit:
         The context variables of the caller.
     """
 
-    __slots__ = ("begin", "context", "future", "queued_at", "repeat_if_lost", "share", "timer", "work")
+    __slots__ = ("begin", "begun_at", "context", "future", "queued_at", "repeat_if_lost", "share", "timer", "work")
 
     def __init__(self, work: Callable[[Connection], Any], begin: Begin | None, *, repeat_if_lost: bool) -> None:
         self.work, self.begin, self.repeat_if_lost = work, begin, repeat_if_lost
         self.context: Context
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.queued_at = 0.0
+        self.queued_at = self.begun_at = 0.0
         self.share = Share.MOST
         self.timer: asyncio.TimerHandle | None = None
 

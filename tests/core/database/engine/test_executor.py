@@ -211,6 +211,26 @@ async def test_batched_units_that_never_end_leave_their_turn_to_others(make_sett
         await asyncio.gather(*batched)
 
 
+async def test_batched_units_have_most_of_the_time_beside_expensive_ones(make_settings: MakeSettings) -> None:
+    async with running(make_settings, db_pool_size=1, db_pool_timeout=60) as executor:
+        ended: list[str] = []
+
+        async def ask(name: str, sql: str, share: Share) -> None:
+            await executor.run(scalar(sql), repeat_if_lost=False, share=share)
+            ended.append(name)
+
+        async def ask_again() -> None:
+            while ended.count("list") < 2:
+                await ask("batched", "SELECT 1", Share.ALL)
+
+        lists = [asyncio.create_task(ask("list", "SELECT pg_sleep(0.3)", Share.LISTS)) for _ in range(2)]
+        await asyncio.sleep(0)
+        await asyncio.gather(*lists, *(ask_again() for _ in range(4)))
+
+    first = ended.index("list")
+    assert ended.index("list", first + 1) - first > 10  # a second of batched units, and not every second unit
+
+
 async def test_a_queue_has_an_end(
     make_settings: MakeSettings, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
