@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import struct
 import time
 from collections.abc import Iterator
@@ -179,6 +180,27 @@ def test_the_answer_to_a_ping_may_come_behind_a_large_frame_or_what_the_app_has_
         deaf.socket.settimeout(0.1)
         with pytest.raises(TimeoutError):
             deaf.read(1)  # it is neither closed nor told so
+
+
+def test_a_client_that_reads_a_large_message_slowly_but_steadily_is_not_cut_off(start: Start) -> None:
+    service = start(app=APP, MAX_BODY_BYTES=8_000_000, TEST_WRITE_SECONDS=1, TEST_PING_SECONDS=1)
+    with socket.socket() as client, client.makefile("rb") as file:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        client.connect(("127.0.0.1", service.port))
+        client.sendall(HANDSHAKE % b"/ws" + b"\r\n")
+        while file.readline() != b"\r\n":
+            pass
+        client.sendall(bytes([0x81, 0xFF]) + struct.pack("!Q", 6_000_000) + bytes(4) + b"a" * 6_000_000)
+        while file.read(2) == b"\x89\x04":
+            file.read(4)
+        assert file.read(8) == struct.pack("!Q", 6_000_000)
+        for _ in range(120):  # more than the kernel keeps, and then what it keeps, each for longer than both limits
+            assert file.read(50_000) == b"a" * 50_000
+            time.sleep(0.05)
+        client.sendall(frame(1, b"hi"))
+        while (head := file.read(2)) == b"\x89\x04":
+            file.read(4)
+        assert head + file.read(2) == b"\x81\x02hi"
 
 
 @pytest.mark.parametrize("path", [b"/ws/flood", b"/ws/deaf"])

@@ -1,11 +1,7 @@
 """HTTP/1.1 on one connection."""
 
 import asyncio
-import contextlib
-import fcntl
 import select
-import termios
-from array import array
 from typing import cast
 
 from starlette.types import Scope
@@ -18,7 +14,7 @@ from app.server.protocol.head import is_canonical
 from app.server.protocol.input import InputProtocol, PipelineFlow
 from app.server.protocol.responses import JoinedHead, render
 from app.server.protocol.throttle import throttle
-from app.server.protocol.timeouts import check_timeouts
+from app.server.protocol.timeouts import check_timeouts, count_unread
 
 
 class ServiceProtocol(InputProtocol):
@@ -150,7 +146,7 @@ class ServiceProtocol(InputProtocol):
 
     def pause_writing(self) -> None:
         """Note since when the client does not read."""
-        self.write_paused_since, self.unread = self.loop.time(), self.count_unread()
+        self.write_paused_since, self.unread = self.loop.time(), count_unread(self.transport)
         super().pause_writing()
         hold_response(self, max(self.written, self.transport.get_write_buffer_size()))
 
@@ -159,13 +155,6 @@ class ServiceProtocol(InputProtocol):
         responses.release(self)
         self.idle_since = self.loop.time()
         super().resume_writing()
-
-    def count_unread(self) -> int:
-        """Count the bytes that the client has not acknowledged, here and in the kernel."""
-        queued = array("i", [0])
-        with contextlib.suppress(OSError, AttributeError):  # closed
-            fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, queued)
-        return self.transport.get_write_buffer_size() + queued[0]
 
     def check_timeouts(self, now: float) -> None:
         """Close the connection if its client is too slow; called once a second."""

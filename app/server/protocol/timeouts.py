@@ -4,10 +4,16 @@ There is no timer per connection: once a second the server calls `check_timeouts
 timestamps. Neither gunicorn nor uvicorn limits any of this.
 """
 
+import asyncio
+import contextlib
+import fcntl
+import termios
+from array import array
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from app.server.protocol.http import ServiceProtocol
+    from app.server.protocol.websocket import ServiceWebSocket
 
 # From the first byte of a head to its last; nginx and Apache have 60 and 20.
 HEAD_SECONDS = 10.0
@@ -42,7 +48,7 @@ def check_timeouts(connection: "ServiceProtocol", now: float) -> None:
         The time of the event loop's clock, in seconds.
     """
     if connection.flow.write_paused and now - connection.write_paused_since > WRITE_SECONDS:
-        _check_reader(connection, now)
+        check_reader(connection, now)
     elif connection.head_since is not None:
         if connection.responding or connection.throttled:  # it is behind another request
             connection.head_since = now
@@ -55,13 +61,21 @@ def check_timeouts(connection: "ServiceProtocol", now: float) -> None:
         connection.close_if_idle(now - timeout)
 
 
-def _check_reader(connection: "ServiceProtocol", now: float) -> None:
+def check_reader(connection: "ServiceProtocol | ServiceWebSocket", now: float) -> None:
     """Give a client that reads steadily another `WRITE_SECONDS`."""
-    unread = connection.count_unread()
+    unread = count_unread(connection.transport)
     if unread <= connection.unread - WRITE_SECONDS * WRITE_BYTES_PER_SECOND:
         connection.write_paused_since, connection.unread = now, unread
     else:
         connection.abort_response("The client did not read the response in time")
+
+
+def count_unread(transport: asyncio.Transport) -> int:
+    """Count the bytes that a client has not acknowledged, here and in the kernel."""
+    queued = array("i", [0])
+    with contextlib.suppress(OSError, AttributeError):  # closed
+        fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, queued)
+    return transport.get_write_buffer_size() + queued[0]
 
 
 def _check_body(connection: "ServiceProtocol", now: float, body_since: float) -> None:

@@ -40,15 +40,22 @@ class ServiceWebSocket(WebSocketsSansIOProtocol):
     ----------
     body_since
         When the message that is being received, or waits for the app, began; None if there is none.
+    write_paused_since
+        Since when the client does not read.
+    unread
+        Bytes that the client had not read then.
     """
 
     body_since: float | None = None
+    write_paused_since = 0.0
+    unread = 0
 
     _has_turn = False  # in `parse_queue`
     _queued = 0  # bytes of messages that the app has not taken
     _received = 0  # bytes since an answer to a ping was last missed
     _written = 0  # bytes of the app's last message
-    _write_paused_since: float | None = None
+    _sent = 0  # bytes of all its messages
+    _read = 0  # how many the client had read when an answer to a ping was last missed
     _closing_since: float | None = None
     _task: asyncio.Task[Any] | None = None
 
@@ -182,14 +189,13 @@ class ServiceWebSocket(WebSocketsSansIOProtocol):
 
     def pause_writing(self) -> None:
         """Read no more while the client does not read: it could send pings forever, and each is answered."""
-        self._write_paused_since = self.loop.time()
+        self.write_paused_since, self.unread = self.loop.time(), timeouts.count_unread(self.transport)
         super().pause_writing()
         self.transport.pause_reading()
         hold_response(self, max(self._written, self.transport.get_write_buffer_size()))
 
     def resume_writing(self) -> None:
         """Read again, unless the app has messages to take first."""
-        self._write_paused_since = None
         responses.release(self)
         super().resume_writing()
         self._parse_soon()
@@ -211,6 +217,7 @@ class ServiceWebSocket(WebSocketsSansIOProtocol):
         if self.close_sent:
             raise ClientDisconnected
         self._written = len(cast("bytes | str", message.get("bytes") or message.get("text") or b""))
+        self._sent += self._written
         await super().send(message)
         if message["type"] == "websocket.http.response.body" and self.close_sent:
             self.handshake_complete = True  # by this response; otherwise uvicorn would log an error
@@ -218,9 +225,16 @@ class ServiceWebSocket(WebSocketsSansIOProtocol):
             self._parse_soon()
 
     def keepalive_timeout(self) -> None:
-        """Close the WebSocket, unless the ping's answer comes behind a large frame, or what the app has not taken."""
-        is_steady = self._received >= timeouts.PING_SECONDS * timeouts.BODY_BYTES_PER_SECOND
-        self._received = 0
+        """Close the WebSocket, unless the ping's answer comes behind a large frame, or what the app has not taken.
+
+        The ping itself may be behind messages that the client is reading.
+        """
+        read = self._sent - timeouts.count_unread(self.transport)
+        is_steady = (
+            self._received >= timeouts.PING_SECONDS * timeouts.BODY_BYTES_PER_SECOND
+            or read - self._read >= timeouts.PING_SECONDS * timeouts.WRITE_BYTES_PER_SECOND
+        )
+        self._received, self._read = 0, read
         if is_steady or self._waits:
             self.pong_timer = self.loop.call_later(timeouts.PING_SECONDS, self.keepalive_timeout)
         else:
@@ -230,8 +244,10 @@ class ServiceWebSocket(WebSocketsSansIOProtocol):
         """Abort a connection whose client does not read."""
         if self.transport.is_closing() and self._closing_since is None:
             self._closing_since = now
-        since = self._write_paused_since or self._closing_since
-        if since is not None and now - since > timeouts.WRITE_SECONDS:
+        if not self.writable.is_set():
+            if now - self.write_paused_since > timeouts.WRITE_SECONDS:
+                timeouts.check_reader(self, now)
+        elif self._closing_since is not None and now - self._closing_since > timeouts.WRITE_SECONDS:
             self.transport.abort()
 
     def close_if_idle(self, since: float) -> None:
