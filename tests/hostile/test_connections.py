@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.conftest import StartService
-from tests.hostile.ordinary import cpu_of, in_parallel, ordinary_beside
+from tests.hostile.ordinary import cpu_of, in_parallel, memory_of, ordinary_beside
 from tests.support.http import JSON, Connection, parse, send
 from tests.support.service import Service, eventually
 
@@ -96,6 +96,19 @@ def test_what_is_only_discarded_is_read_in_turn(start_service: StartService, hea
         for attacker in attackers:
             attacker.join()
     assert used < 0.5, "seconds of the event loop before one more request was answered"
+
+
+def test_bodies_that_nobody_reads_are_not_kept_by_idle_connections(start_service: StartService) -> None:
+    service = start_service(WEB_CONCURRENCY="1")
+    [worker] = service.wait_for_workers(1)
+    with contextlib.ExitStack() as stack:
+        idle = [stack.enter_context(service.connect()) for _ in range(500)]
+        for size in (10, 100_000):
+            before = memory_of(worker)
+            for connection in idle:
+                connection.send(b"POST /none HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size)
+                assert connection.answer().status == 404
+        assert memory_of(worker) - before < 16
 
 
 def test_pipelined_requests_are_all_answered_in_order(service: Service) -> None:

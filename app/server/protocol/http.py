@@ -101,6 +101,8 @@ class ServiceProtocol(InputProtocol):
             return
         self.idle_since = self.loop.time()
         bodies.release(self)
+        if self._current is not None:
+            self._current[0].body = bytearray()  # what the app has not read, which nothing will
         if self.pipeline:
             self._run(*self.pipeline.pop())
         if self._unparsed:
