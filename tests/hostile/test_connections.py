@@ -111,6 +111,22 @@ def test_bodies_that_nobody_reads_are_not_kept_by_idle_connections(start_service
         assert memory_of(worker) - before < 16
 
 
+def test_uploads_that_were_answered_early_are_not_cut_however_many_there_are(start_service: StartService) -> None:
+    service = start_service(app="tests.server.stream_app:app", WEB_CONCURRENCY="1", TEST_LINGER_SECONDS="600")
+    [worker] = service.wait_for_workers(1)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(service.connect()) for _ in range(450)]
+        for client in clients:
+            client.send(b"POST /none HTTP/1.1\r\nHost: x\r\nContent-Length: 64000\r\n\r\n")
+            assert client.answer().status == 404
+        os.kill(worker, signal.SIGSTOP)
+        for client in clients:
+            client.send(bytes(64_000) + b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        os.kill(worker, signal.SIGCONT)
+        for client in clients:
+            assert client.answer().status == 200
+
+
 def test_pipelined_requests_are_all_answered_in_order(service: Service) -> None:
     number = 1_000
     requests = b"".join(

@@ -74,16 +74,15 @@ class InputProtocol(ClosingProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse input; if it is not HTTP, answer with an error and close.
 
-        What is only discarded waits for its turn: libuv reads 8 MB of a fast connection before it looks at another one.
+        What is only discarded is read in turn: libuv reads 8 MB of a fast connection before it looks at another one.
         """
         self._received_at = self.loop.time()
-        if self._input_ended or (self.body_since is not None and not self.responding):
-            self._queue(b"" if self._input_ended else self._unparsed + data)
+        discarded = self._input_ended or (self.body_since is not None and not self.responding)
+        self._unparsed += data
+        self._parse()
+        if discarded and not self.has_queue:
             self.flow.pause_reading()
             parse_queue.add(self)
-        else:
-            self._unparsed += data
-            self._parse()
 
     @property
     def has_queue(self) -> bool:

@@ -7,8 +7,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-# Of one iteration of the event loop, for all connections together.
-_SECONDS = 0.002
+# Of one iteration of the event loop, for all connections together; and how many turns: after one a connection may read
+# 256 KiB in the next iteration.
+_SECONDS, _TURNS = 0.002, 16
 
 
 class Parsing(Protocol):
@@ -48,7 +49,9 @@ class ParseQueue:
 
     def _run(self) -> None:
         try:
-            while self._waiting and self.has_time():
+            for _ in range(min(len(self._waiting), _TURNS)):
+                if not self.has_time():
+                    break
                 self._waiting.popleft().parse_piece()
         finally:
             self._scheduled = False
