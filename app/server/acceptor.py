@@ -148,9 +148,9 @@ class Acceptor:
         return True
 
     def _close_oldest(self) -> bool:
-        """Close those that have waited for their client for longest, if any: new ones need their file descriptors."""
+        """Close those whose client has done nothing for longest, if any: new ones need their file descriptors."""
         waiting = [c for c in self._connections if isinstance(c, ServiceProtocol) and c.waits_for_client]
-        for connection in sorted(waiting, key=lambda c: c.idle_since)[:_BATCH]:
+        for connection in sorted(waiting, key=lambda c: c.active_at)[:_BATCH]:
             connection.transport.abort()
         return bool(waiting)
 

@@ -284,3 +284,38 @@ def test_new_connections_are_served_while_descriptors_are_short(start_service: S
                 attacker.send(begun)
         with Connection(service.port, 30) as last:  # a second for eight would be too slow
             assert last.get("/health/live").status == 200
+
+
+def test_a_steady_upload_is_not_closed_while_descriptors_are_short(start_service: StartService) -> None:
+    service = start_service(WEB_CONCURRENCY="1")
+    [worker] = service.wait_for_workers(1)
+    resource.prlimit(worker, resource.RLIMIT_NOFILE, (300, 300))
+    with service.connect() as steady, connections(service.port, 200):
+        steady.send(b"POST /things HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n")
+        for _ in range(2):  # those before it are accepted, and what was sent before it is received
+            with service.connect() as ordinary:
+                assert ordinary.get("/health/live").status == 200
+            steady.send(b" ")
+        with connections(service.port, 150), Connection(service.port, 30) as last:
+            assert last.get("/health/live").status == 200
+            steady.send(THING.rjust(97))
+            assert steady.answer().status == 201
+
+
+def test_a_steady_reader_is_not_closed_while_descriptors_are_short(start_service: StartService) -> None:
+    service = start_service(app="tests.server.stream_app:app", WEB_CONCURRENCY="1")
+    [worker] = service.wait_for_workers(1)
+    resource.prlimit(worker, resource.RLIMIT_NOFILE, (300, 300))
+    with socket.socket() as steady, steady.makefile("rb") as file:
+        steady.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        steady.connect(("127.0.0.1", service.port))
+        steady.sendall(b"GET /big?size=20000000 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        read = len(file.read(50_000))
+        with connections(service.port, 200):
+            for _ in range(60):
+                read += len(file.read(50_000))
+                time.sleep(0.05)
+            with connections(service.port, 150), Connection(service.port, 30) as last:
+                assert last.get("/health/live").status == 200
+                read += len(file.read())
+    assert read > 20_000_000

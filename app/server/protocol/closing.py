@@ -20,7 +20,7 @@ class ClosingProtocol(HttpToolsProtocol):
     Attributes
     ----------
     idle_since
-        When the connection was made, or its last response was complete and most of it read.
+        When the connection was made, its last response was complete, or its client was last seen to read.
     head_since, body_since
         When the head or body that is being received began; None if there is none.
     lingering

@@ -28,13 +28,15 @@ class ServiceProtocol(InputProtocol):
         Since when the client does not read.
     unread
         Bytes of its response that the client had not read then.
+    last_unread
+        Bytes that it had not read when that was last seen.
     written
         Bytes of the last part of a response: all of it is kept until the kernel has taken the last one.
     """
 
     early_retry = False
     write_paused_since = 0.0
-    unread = 0
+    unread = last_unread = 0
     written = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -146,9 +148,15 @@ class ServiceProtocol(InputProtocol):
             self._parse_soon()
         self.flow.resume_reading()
 
+    @property
+    def active_at(self) -> float:
+        """When the client last sent or read something; that it reads is seen once a second."""
+        return max(self.idle_since, self._received_at)
+
     def pause_writing(self) -> None:
         """Note since when the client does not read."""
-        self.write_paused_since, self.unread = self.loop.time(), count_unread(self.transport)
+        self.write_paused_since = self.loop.time()
+        self.unread = self.last_unread = count_unread(self.transport)
         super().pause_writing()
         hold_response(self, max(self.written, self.transport.get_write_buffer_size()))
 

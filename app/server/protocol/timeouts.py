@@ -47,6 +47,11 @@ def check_timeouts(connection: "ServiceProtocol", now: float) -> None:
     now
         The time of the event loop's clock, in seconds.
     """
+    if connection.flow.write_paused:
+        unread = count_unread(connection.transport)
+        if unread < connection.last_unread:
+            connection.idle_since = now
+        connection.last_unread = unread
     if connection.flow.write_paused and now - connection.write_paused_since > WRITE_SECONDS:
         check_reader(connection, now)
     elif connection.head_since is not None:
