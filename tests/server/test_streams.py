@@ -70,6 +70,19 @@ def test_a_stream_whose_client_leaves_is_logged_as_cut_off_by_it(service: Servic
     assert "events ended" in [line["message"] for line in service.lines_of("left")]
 
 
+def test_clients_that_leave_a_fast_stream_are_no_errors_of_the_service(service: Service) -> None:
+    for number in range(10):  # in every second or so FastAPI's task writes just then
+        with service.connect() as connection:
+            connection.stream("/events?pause=0&size=100000", f"left-fast-{number}")
+            for _ in range(20):
+                connection.chunk()
+    trace_ids = [f"left-fast-{number}" for number in range(10)]
+    eventually(lambda: all(access_lines(service, trace_id) for trace_id in trace_ids))
+    lines = [line for trace_id in trace_ids for line in access_lines(service, trace_id)]
+    assert {(line["status"], line["cut"]) for line in lines} == {(499, "client")}
+    assert {line["level"] for trace_id in trace_ids for line in service.lines_of(trace_id)} == {"INFO"}
+
+
 def test_a_stream_that_fails_is_cut_off_without_a_last_chunk(service: Service) -> None:
     connection = service.connect()
     connection.stream("/download?seconds=0.1&fails=true", "failed")

@@ -7,6 +7,7 @@ counted once. `BaseHTTPMiddleware` would lose context variables and cost a task 
 import asyncio
 from time import perf_counter
 
+from anyio import BrokenResourceError
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -135,6 +136,11 @@ def record_rejection(scope: Scope, routes: RouteTable, status: int) -> str:
     return exchange.trace_id
 
 
+def _is_of_left_stream(error: Exception) -> bool:
+    """Return whether the client of server-sent events left: FastAPI closes the stream that its own task writes to."""
+    return isinstance(error, ExceptionGroup) and error.split(BrokenResourceError)[1] is None
+
+
 class RequestMiddleware:
     """Gives a request its trace id, its access line and its metrics."""
 
@@ -160,9 +166,10 @@ class RequestMiddleware:
         except asyncio.CancelledError:
             # The server cancels a request if its client has disconnected, or if the process has to exit before its end.
             pass
-        except Exception:
-            cut = "error"
-            raise
+        except Exception as error:
+            if not _is_of_left_stream(error):
+                cut = "error"
+                raise
         finally:
             HTTP_IN_PROGRESS.dec()
             if not exchange.finished:
