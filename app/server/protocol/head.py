@@ -1,7 +1,8 @@
 """Limits and rules for the head of a request that the parser does not check."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
+from typing import Any
 
 # Bytes of all header fields and the target; nginx and Node allow 32 and 16 KiB.
 MAX_HEAD_BYTES = 32 * 1024
@@ -91,9 +92,11 @@ def use_target_host(url: bytes, headers: list[tuple[bytes, bytes]]) -> None:
     headers[:] = [(name, match[1] if name == b"host" else value) for name, value in headers]
 
 
-def is_canonical(raw_path: bytes) -> bool:
-    """Return whether a path encodes nothing needlessly: otherwise a proxy's rules for paths could be evaded."""
-    return b"%" not in raw_path or _NEEDLESS.search(raw_path) is None
+def keep_needless_encoding(scope: MutableMapping[str, Any]) -> None:
+    """Leave a needlessly encoded path as it is: decoded, it would evade a proxy's rules; so it matches no route."""
+    raw_path: bytes = scope["raw_path"]
+    if b"%" in raw_path and _NEEDLESS.search(raw_path) is not None:
+        scope["path"] = raw_path.decode("ascii")
 
 
 def without_upgrade(method: bytes, url: bytes, version: str, headers: Fields) -> bytes:

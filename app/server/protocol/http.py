@@ -2,7 +2,7 @@
 
 import asyncio
 import select
-from typing import cast
+from typing import Any, cast
 
 from starlette.types import Scope
 from uvicorn._types import ASGI3Application, HTTPScope
@@ -10,7 +10,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from app.core.lifecycle import EARLY_RETRY, REJECT, REJECTED, Reject, Rejection
 from app.server.protocol.budgets import bodies, hold_response, queues, responses
-from app.server.protocol.head import is_canonical
+from app.server.protocol.head import keep_needless_encoding
 from app.server.protocol.input import InputProtocol, PipelineFlow
 from app.server.protocol.responses import JoinedHead, render
 from app.server.protocol.throttle import throttle
@@ -72,8 +72,7 @@ class ServiceProtocol(InputProtocol):
             self._reject(cycle, rejection)
 
     def _run(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        if not is_canonical(cycle.scope["raw_path"]):
-            cycle.scope["path"] = cycle.scope["raw_path"].decode("ascii")  # which matches no route
+        keep_needless_encoding(cast("dict[str, Any]", cycle.scope))
         if cycle.scope["method"] != "HEAD":  # which has no body to wait for
             cycle.transport = cast("asyncio.Transport", JoinedHead(cycle, self))
         task = self.loop.create_task(cycle.run_asgi(app))

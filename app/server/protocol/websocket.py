@@ -15,7 +15,7 @@ from app.core.errors import InvalidInput, ShuttingDown
 from app.core.lifecycle import lifecycle
 from app.server.protocol import timeouts
 from app.server.protocol.budgets import bodies, hold_response, reject_slowest, responses
-from app.server.protocol.head import is_canonical
+from app.server.protocol.head import keep_needless_encoding
 from app.server.protocol.parsing import parse_queue
 from app.server.protocol.responses import count_rejected, render_error
 
@@ -141,8 +141,7 @@ class ServiceWebSocket(WebSocketsSansIOProtocol):
         response = self.conn.accept(event)
         if response.status_code == 101:
             super().handle_connect(event)
-            if not is_canonical(self.scope["raw_path"]):
-                self.scope["path"] = self.scope["raw_path"].decode("ascii")  # which matches no route
+            keep_needless_encoding(cast("dict[str, Any]", self.scope))
         else:
             self.handshake_initiated = True
             self._reject(response.status_code, InvalidInput.code, "Invalid WebSocket handshake", event)
