@@ -60,10 +60,13 @@ class InputProtocol(ClosingProtocol):
         Bytes of the head or body that is being received, without the chunk in which it began.
     throttled
         Whether the next request has to wait, since one was rejected.
+    turns
+        As in `Parsing`.
     """
 
     received_bytes = 0
     throttled = False
+    turns = 0.0
 
     _received_at = 0.0
     _body_bytes = 0
@@ -82,6 +85,7 @@ class InputProtocol(ClosingProtocol):
         self._parse()
         if discarded and not self.has_queue:
             self.flow.pause_reading()
+            self.turns += len(data) / (_PIECE * _PIECES_AT_ONCE)
             parse_queue.add(self)
 
     @property
@@ -121,6 +125,7 @@ class InputProtocol(ClosingProtocol):
         if self.has_queue:
             self.flow.pause_reading()
             if self._chunks > enough or pieces == _PIECES_AT_ONCE:
+                self.turns += 1
                 parse_queue.add(self)
 
     def _queue(self, rest: bytes) -> None:

@@ -3,8 +3,9 @@
 import asyncio
 import contextvars
 import time
-from collections import deque
 from collections.abc import Callable
+from heapq import heappop, heappush
+from itertools import count
 from typing import Protocol
 
 # Of one iteration of the event loop, for all connections together; and how many turns: after one a connection may read
@@ -13,23 +14,37 @@ _SECONDS, _TURNS = 0.002, 16
 
 
 class Parsing(Protocol):
-    """A connection with input that is not parsed."""
+    """A connection with input that is not parsed.
+
+    Attributes
+    ----------
+    turns
+        How many it has taken; a little input takes a part of one. The queue raises it to what others have taken.
+    """
+
+    turns: float
 
     def parse_piece(self) -> None:
         """Parse some of it, and ask for another turn if more is left."""
 
 
 class ParseQueue:
-    """Connections that wait for their turn."""
+    """Connections that wait for their turn; one that had little to parse comes before those that had much.
+
+    This is start-time fair queueing (Goyal, Vin and Cheng, 1996), except that who was idle is a turn ahead.
+    """
 
     def __init__(self) -> None:
-        self._waiting: deque[Parsing] = deque()
+        self._waiting: list[tuple[float, int, Parsing]] = []  # a heap
+        self._numbers = count()
+        self._turns = 0.0  # how many each of those that always wait has taken
         self._scheduled = False
         self._until: float | None = None  # of the present iteration, once it is asked for
 
     def add(self, connection: Parsing) -> None:
         """Give a connection, which does not wait already, its turn in a later iteration."""
-        self._waiting.append(connection)
+        connection.turns = max(connection.turns, self._turns - 1)
+        heappush(self._waiting, (connection.turns, next(self._numbers), connection))
         self._schedule()
 
     def has_time(self) -> bool:
@@ -52,7 +67,9 @@ class ParseQueue:
             for _ in range(min(len(self._waiting), _TURNS)):
                 if not self.has_time():
                     break
-                self._waiting.popleft().parse_piece()
+                turns, _, connection = heappop(self._waiting)
+                self._turns = max(self._turns, turns)
+                connection.parse_piece()
         finally:
             self._scheduled = False
             self._schedule()

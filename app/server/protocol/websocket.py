@@ -44,11 +44,14 @@ class ServiceWebSocket(WebSocketsSansIOProtocol):
         Since when the client does not read.
     unread
         Bytes that the client had not read then.
+    turns
+        As in `Parsing`.
     """
 
     body_since: float | None = None
     write_paused_since = 0.0
     unread = 0
+    turns = 0.0
 
     _has_turn = False  # in `parse_queue`
     _queued = 0  # bytes of messages that the app has not taken
@@ -101,6 +104,7 @@ class ServiceWebSocket(WebSocketsSansIOProtocol):
         self._has_turn = False
         if not (self._waits or self.transport.is_closing()):
             piece = bytes(self._unparsed[:_PIECE])
+            self.turns += len(piece) / _PIECE
             del self._unparsed[:_PIECE]
             super().data_received(piece)
             self._count()
