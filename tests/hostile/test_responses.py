@@ -56,3 +56,19 @@ def test_many_small_responses_that_nobody_reads_are_limited_together(tmp_path: P
             eventually(lambda: CUT in service.messages(), 10)
     finally:
         service.stop()
+
+
+def test_a_steady_reader_is_not_cut_for_those_that_do_not_read(tmp_path: Path) -> None:
+    service = launch(tmp_path, app="tests.server.stream_app:app").wait_until_alive()
+    try:
+        with contextlib.ExitStack() as stack:
+            reader = stack.enter_context(Connection(service.port))
+            assert reader.stream("/big").status == 200
+            read = 0
+            for _ in range(12):
+                deaf(stack, service.port, b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
+                read += len(reader.read(512 * 1024))
+            eventually(lambda: service.messages().count(CUT) >= 8)
+            assert read + len(reader.read(BIG - read)) == BIG
+    finally:
+        service.stop()

@@ -26,6 +26,10 @@ class Connection:
         self.closed = True
         budgets.responses.release(self)
 
+    def bytes_per_second(self) -> float:
+        """Return that its client does not read."""
+        return 0.0
+
 
 def hold_queue(connection: Connection, size: int) -> None:
     budgets.queues.set(connection, size)

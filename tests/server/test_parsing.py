@@ -29,7 +29,7 @@ class Connection:
 async def turns_until(seen: list[str], name: str) -> int:
     """Return how many turns others had, from now to the next one of `name`."""
     before = len(seen)
-    while name not in seen[before:]:
+    while name not in seen[before:]:  # noqa: ASYNC110 - iterations are waited for, not an event
         await asyncio.sleep(0)
     return seen.index(name, before) - before
 
@@ -58,7 +58,7 @@ def test_who_always_sends_much_has_as_many_turns_as_the_others() -> None:
         await turns_until(seen, "early 3")
         for number in range(4):
             Connection(queue, f"late {number}", seen, *[0.5] * 100).send()
-        while len(seen) < 200:
+        while len(seen) < 200:  # noqa: ASYNC110 - likewise
             await asyncio.sleep(0)
         return seen[-120:]
 

@@ -1,9 +1,10 @@
 """Memory that all connections of a worker may hold together, in bytes.
 
-When a budget is exceeded, the connection that has held memory for longest is closed, which may be another one: an
-ordinary client sends or reads what it has in a fraction of a second.
+When a budget is exceeded, the connection that has held memory for longest is closed, or the one whose client reads
+most slowly. It may be another one: an ordinary client sends or reads what it has in a fraction of a second.
 """
 
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from app.core.config import load_settings
@@ -35,6 +36,9 @@ class Holder(Protocol):
 
     def abort_response(self, reason: str) -> None:
         """Close it in the middle of what it sends."""
+
+    def bytes_per_second(self) -> float:
+        """Return how fast its client reads."""
 
 
 class Budget:
@@ -76,30 +80,41 @@ class Budget:
         """List the connections, oldest first."""
         return list(self._held)
 
+    def close(self, connections: Iterable[Holder], close: Callable[[Holder], object]) -> None:
+        """Close connections, in this order, until the others are within the limit."""
+        for connection in connections:
+            if not self.exceeded:
+                return
+            self.release(connection)
+            close(connection)
+
 
 def reject_slowest(otherwise: Holder) -> None:
     """If all bodies together are too large, close the connections with the oldest unfinished ones."""
-    while bodies.exceeded:
-        slowest = next((holder for holder in bodies.holders() if holder.body_since is not None), otherwise)
-        bodies.release(slowest)
-        slowest.close_with_error(Overloaded.status, Overloaded.code, Overloaded.default_message)
-        if slowest is otherwise:
-            return
+    if bodies.exceeded:
+        unfinished = [holder for holder in bodies.holders() if holder.body_since is not None]
+        bodies.close(dict.fromkeys([*unfinished, otherwise]), _reject)
 
 
 def reject_oldest_queues() -> None:
     """If all queues together are too large, close the connections that have queued input for longest."""
-    while queues.exceeded:
-        oldest = queues.holders()[0]
-        queues.release(oldest)
-        oldest.close_with_error(Overloaded.status, Overloaded.code, Overloaded.default_message)
+    if queues.exceeded:
+        queues.close(queues.holders(), _reject)
 
 
 def hold_response(connection: Holder, size: int) -> None:
-    """Count a response that the client does not read; if all together are too large, abort the oldest ones."""
+    """Count a response that the client does not read; if all together are too large, abort the slowest clients'."""
     responses.set(connection, size)
-    while responses.exceeded:
-        responses.holders()[0].abort_response("The responses that clients have not read take too much memory")
+    if responses.exceeded:
+        responses.close(sorted(responses.holders(), key=lambda holder: holder.bytes_per_second()), _abort)
+
+
+def _reject(connection: Holder) -> None:
+    connection.close_with_error(Overloaded.status, Overloaded.code, Overloaded.default_message)
+
+
+def _abort(connection: Holder) -> None:
+    connection.abort_response("The responses that clients have not read take too much memory")
 
 
 bodies = Budget(max(_BODIES, 2 * load_settings().max_body_bytes))

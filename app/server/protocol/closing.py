@@ -10,6 +10,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from app.core.errors import ShuttingDown
 from app.server.protocol.budgets import responses
 from app.server.protocol.responses import count_rejected, render_error
+from app.server.protocol.timeouts import bytes_per_second
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +24,10 @@ class ClosingProtocol(HttpToolsProtocol):
         When the connection was made, its last response was complete, or its client was last seen to read.
     head_since, body_since
         When the head or body that is being received began; None if there is none.
+    write_paused_since
+        Since when the client does not read all of a response at once.
+    unread
+        Bytes that it had not read then.
     lingering
         Whether the last response was sent, and input is only read to be discarded.
     """
@@ -30,6 +35,8 @@ class ClosingProtocol(HttpToolsProtocol):
     idle_since = 0.0
     head_since: float | None = None
     body_since: float | None = None
+    write_paused_since = 0.0
+    unread = 0
     lingering = False
 
     _input_ended = False  # further input is discarded
@@ -120,6 +127,10 @@ class ClosingProtocol(HttpToolsProtocol):
         self._linger()
         # In a copy of the context: the trace id must not stay in the one that later requests run in.
         contextvars.copy_context().run(self._send_error, scope, status, code, message)
+
+    def bytes_per_second(self) -> float:
+        """Return how fast the client reads what it has not read."""
+        return bytes_per_second(self)
 
     def abort_response(self, reason: str) -> None:
         """Close the connection in the middle of a response, whose access line is already written."""

@@ -24,19 +24,14 @@ class ServiceProtocol(InputProtocol):
     ----------
     early_retry
         Whether input that comes now was sent during the pause after a rejection.
-    write_paused_since
-        Since when the client does not read.
-    unread
-        Bytes of its response that the client had not read then.
     last_unread
-        Bytes that it had not read when that was last seen.
+        Bytes that the client had not read when that was last seen.
     written
         Bytes of the last part of a response: all of it is kept until the kernel has taken the last one.
     """
 
     early_retry = False
-    write_paused_since = 0.0
-    unread = last_unread = 0
+    last_unread = 0
     written = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

@@ -12,6 +12,7 @@ from array import array
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from app.server.protocol.closing import ClosingProtocol
     from app.server.protocol.http import ServiceProtocol
     from app.server.protocol.websocket import ServiceWebSocket
 
@@ -24,6 +25,8 @@ BODY_BYTES_PER_SECOND = 5_000
 # For a client to read WRITE_BYTES_PER_SECOND times as many bytes of its response.
 WRITE_SECONDS = 30.0
 WRITE_BYTES_PER_SECOND = 500
+# Bytes that a client is taken to have read in a second before the first one.
+_HEAD_START = 64 * 1024
 # Input is read and discarded for so long after an early response: closing with unread input resets the connection,
 # and the client would not see the response (RFC 9112, section 9.6).
 LINGER_SECONDS = 2.0
@@ -73,6 +76,12 @@ def check_reader(connection: "ServiceProtocol | ServiceWebSocket", now: float) -
         connection.write_paused_since, connection.unread = now, unread
     else:
         connection.abort_response("The client did not read the response in time")
+
+
+def bytes_per_second(connection: "ClosingProtocol | ServiceWebSocket") -> float:
+    """Return how fast a client reads, if it does not read all at once; one that has just begun is not a slow one."""
+    read = connection.unread - count_unread(connection.transport)
+    return (read + _HEAD_START) / (connection.loop.time() - connection.write_paused_since + 1)
 
 
 def count_unread(transport: asyncio.Transport) -> int:

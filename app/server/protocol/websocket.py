@@ -203,6 +203,10 @@ class ServiceWebSocket(WebSocketsSansIOProtocol):
         super().resume_writing()
         self._parse_soon()
 
+    def bytes_per_second(self) -> float:
+        """Return how fast the client reads what it has not read."""
+        return timeouts.bytes_per_second(self)
+
     async def receive(self) -> ASGIReceiveEvent:
         """Return the next message, and read again once there is none left."""
         if not (self.queue.empty() or parse_queue.has_time()):
