@@ -26,7 +26,7 @@ EXTRA_READ_SECONDS = 5.0
 _FIRST_READ = 3.0
 """Seconds for which the start waits for the first keys."""
 _WAIT = 6.0
-"""Seconds that a request waits for a read: longer than the read itself may take."""
+"""Seconds that a request waits for reads: longer than one may take."""
 _MAX_WAITING = 128
 """Requests that wait for a read: half of those that a worker serves at once, which leaves room for others."""
 _TICK = 1.0
@@ -77,14 +77,16 @@ class Keys:
         AuthFailure
             The issuer has no such key, or its keys could not be read yet.
         """
-        for _ in range(2):  # the current read may have begun before the key was published
-            if key := self._keys.get((kid, algorithm)):
-                return key
-            if not self._keys:
-                raise AuthFailure(Reason.KEYS_UNAVAILABLE)
-            if not self._read_soon():
-                break
-            await self._wait_for_read()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_WAIT):
+                for _ in range(2):  # the current read may have begun before the key was published
+                    if key := self._keys.get((kid, algorithm)):
+                        return key
+                    if not self._keys:
+                        raise AuthFailure(Reason.KEYS_UNAVAILABLE)
+                    if not self._read_soon():
+                        break
+                    await self._wait_for_read()
         if key := self._keys.get((kid, algorithm)):
             return key
         raise AuthFailure(Reason.UNKNOWN_KEY)
@@ -94,8 +96,7 @@ class Keys:
             raise AuthFailure(Reason.KEYS_UNAVAILABLE)
         self._waiting += 1
         try:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._read_done.wait(), _WAIT)
+            await self._read_done.wait()
         finally:
             self._waiting -= 1
 

@@ -106,6 +106,42 @@ async def test_requests_that_wait_for_a_read_are_limited(stub: Stub) -> None:
         assert keys._waiting == 0
 
 
+class Gated:
+    """A source whose first read succeeds, whose second one fails when it is told to, and whose third one hangs."""
+
+    def __init__(self) -> None:
+        self.reads = 0
+        self.fail = asyncio.Event()
+
+    async def read(self) -> Any:
+        """Read."""
+        self.reads += 1
+        if self.reads == 1:
+            return {"keys": [OLD.jwk]}
+        if self.reads == 3:
+            await asyncio.Event().wait()
+        await self.fail.wait()
+        raise SourceError("failed")
+
+    async def close(self) -> None:
+        """Do nothing."""
+
+
+async def test_a_request_does_not_wait_for_two_reads_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_WAIT", 2.0)
+    source, loop = Gated(), asyncio.get_running_loop()
+    keys = Keys(source, ALGORITHMS)
+    async with keys.refreshed():
+        waiting = asyncio.create_task(refused(keys, "new"))
+        await asyncio.sleep(1)
+        source.fail.set()
+        failed_at = loop.time()
+
+        assert await waiting is Reason.UNKNOWN_KEY
+        assert source.reads == 3
+        assert loop.time() - failed_at < module._WAIT
+
+
 @pytest.mark.parametrize(
     "broken",
     [
