@@ -18,7 +18,7 @@ from app.core.api.router import APIRoute
 from app.core.application import Application
 from app.core.config import Settings
 from app.core.middleware.direct import DirectMiddleware
-from tests.core.api.test_router import CASES, SHORT
+from tests.core.api.handler_shapes import CASES, SHORT
 
 Include = Callable[[APIRouter], Application]
 
