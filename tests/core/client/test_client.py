@@ -4,114 +4,34 @@ import asyncio
 import contextlib
 import gzip
 import logging
-import random
 import re
 import socket
-import threading
 import time
-from collections.abc import AsyncIterator, Iterator
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime, parsedate_to_datetime
-from typing import Annotated, Any
+from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx2
 import pytest
 from prometheus_client import REGISTRY
-from pydantic import BaseModel, ConfigDict, Field
 
-from app.core.client import Downstream, circuit_breaker, client, new_pool, retry
-from app.core.client.retry import RetryBudget, seconds_of
+from app.core.client import Downstream, circuit_breaker, client, new_pool
 from app.core.errors import DownstreamError, DownstreamTimeout
 from app.core.observability.trace_id import set_trace_id
+from tests.core.client.conftest import Level, Order, ask, counted, fail
 from tests.support.downstream import (
     Answer,
     Stub,
-    after,
-    cut_in_body,
     drip,
     gzip_bomb,
     hang,
-    hang_up,
     head,
     json_reply,
     raw,
     reply,
-    reset,
-    reset_in_body,
     slow,
-    stub_service,
 )
 
 pytestmark = pytest.mark.anyio
-
-
-class Level(BaseModel):
-    """What the calls of these tests expect."""
-
-    model_config = ConfigDict(strict=True)
-
-    quantity: Annotated[int, Field(ge=0, le=2**63 - 1)]
-
-
-@pytest.fixture
-def stub() -> Iterator[Stub]:
-    with stub_service() as stub:
-        yield stub
-
-
-@pytest.fixture
-async def pool(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx2.AsyncClient]:
-    monkeypatch.setattr(client, "_CONNECT_TIMEOUT", 30.0)
-    async with new_pool() as pool:
-        yield pool
-
-
-@pytest.fixture
-def service(stub: Stub, pool: httpx2.AsyncClient) -> Downstream:
-    """Call the stub with a deadline that a busy machine keeps."""
-    return Downstream("stub", stub.url, pool, deadline=30.0)
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do not wait between tries."""
-    monkeypatch.setattr(retry, "_backoff", lambda _: 0.0)
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch, service: Downstream) -> float:
-    """Give up earlier than the service would."""
-    monkeypatch.setattr(service, "_deadline", 2.0)
-    return 2.0
-
-
-async def ask(service: Downstream) -> int | None:
-    level = await service.get("/stock/7", Level)
-    return level.quantity if level else None
-
-
-async def fail(service: Downstream) -> None:
-    with pytest.raises((DownstreamError, DownstreamTimeout)):
-        await ask(service)
-
-
-async def asked(stub: Stub) -> None:
-    """Wait until the other service has been asked."""
-    async with asyncio.timeout(60):
-        while not stub.tries:  # noqa: ASYNC110 - another thread sees it
-            await asyncio.sleep(0.01)
-
-
-def counted(outcome: str, service: str = "stub") -> float:
-    return REGISTRY.get_sample_value("downstream_requests_total", {"service": service, "outcome": outcome}) or 0.0
-
-
-def state() -> float | None:
-    return REGISTRY.get_sample_value("downstream_breaker_state", {"service": "stub"})
-
-
-def http_date(seconds: float) -> str:
-    return format_datetime(datetime.now(UTC) + timedelta(seconds=seconds), usegmt=True)
 
 
 async def test_an_answer_is_read(stub: Stub, service: Downstream) -> None:
@@ -133,26 +53,6 @@ async def test_a_404_is_an_answer(stub: Stub, service: Downstream) -> None:
         assert await ask(service) is None
     assert stub.tries == circuit_breaker.FAILURES_TO_OPEN + 1
     assert len({request.connection for request in stub.received}) == 1
-
-
-@pytest.mark.parametrize("status", [429, 502, 503, 504])
-async def test_a_service_that_is_busy_is_asked_again(stub: Stub, service: Downstream, status: int) -> None:
-    stub.answer(reply(status), reply(status), json_reply({"quantity": 3}))
-    assert await ask(service) == 3
-    assert stub.tries == 3
-
-
-@pytest.mark.parametrize("broken", [reset, reset_in_body, cut_in_body, hang_up])
-@pytest.mark.usefixtures("quick")
-async def test_a_broken_connection_is_made_again(stub: Stub, service: Downstream, broken: Answer) -> None:
-    stub.answer(broken, json_reply({"quantity": 3}))
-    assert await ask(service) == 3
-    before = counted("connection_error")
-    stub.answer(broken)
-    with pytest.raises(DownstreamError):
-        await ask(service)
-    assert stub.tries == 3
-    assert counted("connection_error") == before + 1
 
 
 async def test_a_refused_connection_is_an_error(pool: httpx2.AsyncClient) -> None:
@@ -219,16 +119,6 @@ async def test_a_service_that_hangs_is_a_timeout_and_is_not_asked_again(
     assert counted("timeout") == before + 1
 
 
-async def test_a_read_that_times_out_is_not_tried_again(
-    stub: Stub, service: Downstream, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(service, "_timeout", httpx2.Timeout(30, read=0.1))
-    stub.answer(hang)
-    with pytest.raises(DownstreamTimeout):
-        await ask(service)
-    assert stub.tries == 1
-
-
 async def test_a_body_that_drips_ends_at_the_deadline(stub: Stub, pool: httpx2.AsyncClient) -> None:
     stub.answer(drip)
     started = time.monotonic()
@@ -236,82 +126,6 @@ async def test_a_body_that_drips_ends_at_the_deadline(stub: Stub, pool: httpx2.A
         await ask(Downstream("stub", stub.url, pool))
     assert client.DEADLINE - 0.1 < time.monotonic() - started < 30
     assert client.DEADLINE <= 2.0
-
-
-async def test_the_deadline_holds_over_all_tries(
-    stub: Stub, service: Downstream, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(service, "_deadline", 0.5)
-    stub.answer(slow(0.3, reply(503)))
-    with pytest.raises((DownstreamError, DownstreamTimeout)):
-        await ask(service)
-    assert stub.tries < retry.MAX_TRIES
-
-
-@pytest.mark.parametrize(("status", "seconds"), [(429, 1), (503, None)])
-@pytest.mark.usefixtures("quick")
-async def test_retry_after_is_honoured(stub: Stub, service: Downstream, status: int, seconds: int | None) -> None:
-    # A date has no fractions: 1.9 s from now is at least 0.9 s from now.
-    date = http_date(1.9)
-    stub.answer(reply(status, retry_after=seconds or date), json_reply({"quantity": 3}))
-    started = time.monotonic()
-    assert await ask(service) == 3
-    assert time.monotonic() - started >= (seconds or 0)
-    assert seconds or datetime.now(UTC) >= parsedate_to_datetime(date)
-
-
-@pytest.mark.parametrize("retry_after", ["300", "9" * 5000, http_date(3600)], ids=["seconds", "endless", "date"])
-async def test_a_retry_after_beyond_the_deadline_ends_the_call_at_once(
-    stub: Stub, service: Downstream, retry_after: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(service, "_deadline", 120.0)
-    stub.answer(reply(503, retry_after=retry_after))
-    started = time.monotonic()
-    with pytest.raises(DownstreamError):
-        await ask(service)
-    assert time.monotonic() - started < 60, "it did not wait for the deadline"
-    assert stub.tries == 1
-
-
-@pytest.mark.parametrize(
-    ("value", "seconds"),
-    [
-        (None, None),
-        ("0", 0.0),
-        ("120", 120.0),
-        ("1" * 9, 111_111_111.0),
-        ("1" * 5000, float("inf")),
-        ("Sun, 06 Nov 1994 08:49:37 GMT", 0.0),
-        ("Sun, 06 Nov 1994 08:49:37 -0000", 0.0),
-        *[
-            (bad, None)
-            for bad in ("", "-1", "1.5", "soon", "\u0661", "1, 2", "Sun, 06 Nov 99999999999999 08:49:37 GMT")
-        ],
-        ("Sun, 06 Nov 1994 08:49:37 +9999999999", None),
-    ],
-)
-async def test_retry_after_is_read_as_the_rfc_has_it(value: str | None, seconds: float | None) -> None:
-    assert seconds_of(value) == seconds
-
-
-async def test_the_wait_between_tries_is_random_and_grows(
-    stub: Stub, service: Downstream, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[tuple[float, float]] = []
-    here, uniform = threading.get_ident(), random.uniform
-
-    def highest(low: float, high: float) -> float:
-        if threading.get_ident() != here:
-            return uniform(low, high)  # of a periodic job that another test has left behind
-        asked.append((low, high))
-        return high
-
-    monkeypatch.setattr("random.uniform", highest)
-    stub.answer(reply(503))
-    started = time.monotonic()
-    await fail(service)
-    assert asked == [(0, retry.FIRST_BACKOFF), (0, 2 * retry.FIRST_BACKOFF), (0, 4 * retry.FIRST_BACKOFF)]
-    assert time.monotonic() - started > 3 * retry.FIRST_BACKOFF
 
 
 async def test_an_answer_that_is_none_is_an_error_at_once(stub: Stub, service: Downstream) -> None:
@@ -413,105 +227,6 @@ async def test_a_call_that_fails_leaves_no_connection_behind(
     assert pool._transport._pool.connections == []  # type: ignore[attr-defined]
 
 
-@pytest.mark.usefixtures("quick")
-async def test_the_breaker_opens_tries_once_and_closes(
-    stub: Stub, service: Downstream, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(circuit_breaker, "COOL_DOWN", 600.0)
-    assert state() == circuit_breaker.State.CLOSED
-    stub.answer(reply(500))
-    for _ in range(circuit_breaker.FAILURES_TO_OPEN):
-        await fail(service)
-    assert (stub.tries, state()) == (circuit_breaker.FAILURES_TO_OPEN, circuit_breaker.State.OPEN)
-
-    before = counted("breaker_open")
-    with pytest.raises(DownstreamError) as refused:
-        await ask(service)
-    assert 300 < int((refused.value.headers or {})["Retry-After"]) <= 600
-    assert (stub.tries, counted("breaker_open")) == (circuit_breaker.FAILURES_TO_OPEN, before + 1)
-
-    monkeypatch.setattr(circuit_breaker, "COOL_DOWN", 0.0)
-    stub.answer(slow(0.1, reply(503)))
-    await asyncio.gather(*(fail(service) for _ in range(20)))
-    assert (stub.tries, state()) == (1, circuit_breaker.State.OPEN)  # one trial, not retried
-
-    stub.answer(slow(0.1, json_reply({"quantity": 3})))
-    answers = await asyncio.gather(*(ask(service) for _ in range(20)), return_exceptions=True)
-    assert answers.count(3) == 1
-    assert (stub.tries, state()) == (1, circuit_breaker.State.CLOSED)
-    assert await asyncio.gather(*(ask(service) for _ in range(20))) == [3] * 20
-
-
-async def test_a_trial_that_is_cancelled_does_not_block_the_next(
-    stub: Stub, service: Downstream, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stub.answer(reply(500))
-    for _ in range(circuit_breaker.FAILURES_TO_OPEN):
-        await fail(service)
-    monkeypatch.setattr(circuit_breaker, "COOL_DOWN", 0.0)
-    stub.answer(hang)
-    trial = asyncio.create_task(ask(service))
-    await asked(stub)
-    trial.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await trial
-    stub.answer(json_reply({"quantity": 3}))
-    assert await ask(service) == 3
-
-
-async def test_one_success_between_failures_keeps_the_breaker_closed(stub: Stub, service: Downstream) -> None:
-    for _ in range(3):
-        stub.answer(reply(500))
-        for _ in range(circuit_breaker.FAILURES_TO_OPEN - 1):
-            await fail(service)
-        stub.answer(json_reply({"quantity": 3}))
-        assert await ask(service) == 3
-
-
-@pytest.mark.parametrize("answer", [reply(400), reply(429, retry_after=60), reply(302), reply(200, b"bad")])
-async def test_a_service_that_answers_is_not_down(stub: Stub, service: Downstream, answer: Answer) -> None:
-    stub.answer(answer)
-    for _ in range(3 * circuit_breaker.FAILURES_TO_OPEN):
-        await fail(service)
-    assert stub.tries == 3 * circuit_breaker.FAILURES_TO_OPEN
-
-
-async def test_what_began_before_the_breaker_opened_does_not_close_it(stub: Stub, service: Downstream) -> None:
-    opened = threading.Event()
-    stub.answer(after(opened, json_reply({"quantity": 3})), reply(500))
-    early = asyncio.create_task(ask(service))
-    await asked(stub)
-    for _ in range(circuit_breaker.FAILURES_TO_OPEN):
-        await fail(service)
-    opened.set()
-    assert await early == 3
-    assert state() == circuit_breaker.State.OPEN
-
-
-@pytest.mark.usefixtures("quick")
-async def test_an_outage_does_not_multiply_the_load(
-    stub: Stub, service: Downstream, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(circuit_breaker, "FAILURES_TO_OPEN", 10**6)
-    monkeypatch.setattr(retry, "BUDGET_RATE", 0.0)
-    stub.answer(reply(503))
-    calls = 60
-    for _ in range(calls):
-        await fail(service)
-    assert calls + retry.BUDGET_SIZE < stub.tries <= calls * (1 + retry.BUDGET_RATIO) + retry.BUDGET_SIZE
-
-
-async def test_the_budget_fills_with_time_and_never_overflows(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 0.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    budget = RetryBudget()
-    assert [budget.spend() for _ in range(12)] == [True] * 10 + [False] * 2
-    now = 1.0
-    assert [budget.spend() for _ in range(2)] == [True, False]
-    now = 1000.0
-    assert [budget.spend() for _ in range(12)] == [True] * 10 + [False] * 2
-
-
 @pytest.mark.parametrize("trace_id", ["0af7651916cd43dd8448eb211c80319c", "req-7", "0" * 32, "A" * 32, "x" * 128])
 async def test_every_try_carries_the_trace(stub: Stub, service: Downstream, trace_id: str) -> None:
     set_trace_id(trace_id)
@@ -578,13 +293,6 @@ async def test_durations_are_those_of_whole_calls(stub: Stub, service: Downstrea
     assert observed("sum") >= total + 0.2
 
 
-class Order(BaseModel):
-    """What the writing calls of these tests send."""
-
-    quantity: int = 1
-    note: str = "none"
-
-
 async def test_a_body_is_sent_as_json_with_its_method(stub: Stub, service: Downstream) -> None:
     stub.answer(json_reply({"quantity": 3}, 201), json_reply({"quantity": 3}), json_reply({"quantity": 3}), reply(204))
     body = Order(quantity=3)
@@ -597,22 +305,6 @@ async def test_a_body_is_sent_as_json_with_its_method(stub: Stub, service: Downs
     stub.answer(reply(404))
     assert await service.delete("/orders/2") is False
     assert await service.post("/orders", Level, body) is None
-
-
-@pytest.mark.usefixtures("quick")
-async def test_only_a_write_with_a_key_is_repeated(stub: Stub, service: Downstream) -> None:
-    for failure in (reset, reply(503), hang_up):
-        stub.answer(failure, json_reply({"quantity": 3}, 201))
-        with pytest.raises(DownstreamError):
-            await service.post("/orders", Level, Order())
-        assert stub.tries == 1
-
-        stub.answer(failure, json_reply({"quantity": 3}, 201))
-        level = await service.post("/orders", Level, Order(quantity=3), idempotency_key="order-17")
-        assert level is not None
-        first, second = stub.received
-        assert (first.method, first.body) == ("POST", b'{"quantity":3,"note":"none"}') == (second.method, second.body)
-        assert first.headers["idempotency-key"] == second.headers["idempotency-key"] == "order-17"
 
 
 async def test_each_service_has_its_deadline(stub: Stub, pool: httpx2.AsyncClient) -> None:
