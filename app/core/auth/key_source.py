@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-import httpcore2
 import httpx2
+
+from app.core.http_client import new_http_client
 
 _TIMEOUT = 5.0
 """Seconds for metadata and keys together."""
 _MAX_BYTES = 256 * 1024
-# As in `app.core.client`, which does not import this nor is imported here.
-httpcore2.AsyncHTTP11Connection.READ_NUM_BYTES = 4096
 
 
 class SourceError(Exception):
@@ -63,14 +62,10 @@ class IssuerSource:
     def __init__(self, issuer: str, jwks_url: str | None) -> None:
         self._issuer = issuer
         self._given_url = self._url = jwks_url
-        # SSL_CERT_FILE is used, proxies of the environment are not.
-        self._client = httpx2.AsyncClient(
-            verify=httpx2.create_ssl_context(),
-            headers={"Accept": "application/json"},
+        self._client = new_http_client(
+            verify=httpx2.create_ssl_context(),  # which uses SSL_CERT_FILE
             timeout=_TIMEOUT,
             limits=httpx2.Limits(max_connections=2, max_keepalive_connections=0),
-            follow_redirects=False,
-            trust_env=False,
         )
 
     async def close(self) -> None:
