@@ -127,6 +127,9 @@ class Executor:
         self._submit(unit)
         try:
             result: T = await unit.future
+        except asyncio.CancelledError:
+            self._withdraw(unit)
+            raise
         except SQLAlchemyError as error:
             if sqlstate_of(error) == READ_ONLY:
                 # After a failover the old connections lead to what is now a standby.
@@ -167,6 +170,13 @@ class Executor:
         unit.timer = asyncio.get_running_loop().call_later(self._pool_timeout, self._expire, unit)
         DB_POOL_WAITING.inc()
         queue.append(unit)
+
+    def _withdraw(self, unit: Unit) -> None:
+        """Take a unit that nobody waits for off its queue, if it is there: others have the place."""
+        queue = self._queues[unit.share]
+        if not unit.begun_at and unit in queue:
+            queue.remove(unit)
+            self._leave_queue(unit)
 
     def _start(self, unit: Unit) -> None:
         runner = Runner(self._engine, self._watchdog, self._max_seconds)
@@ -229,6 +239,7 @@ class Executor:
     def _expire(self, unit: Unit) -> None:
         if not unit.future.done():
             unit.future.set_exception(DatabaseError("No database connection came free in time"))
+            self._withdraw(unit)
 
     def check(self) -> None:
         """Free the units that wait for a server that hangs, and connections without work; call this regularly."""

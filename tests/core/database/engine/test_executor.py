@@ -248,6 +248,29 @@ async def test_a_queue_has_an_end(
         assert await asyncio.gather(*waiting) == [1, 1]
 
 
+async def test_clients_that_have_left_do_not_fill_the_queue(
+    make_settings: MakeSettings, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executor_module, "_QUEUE", 1)
+    monkeypatch.setattr(executor_module, "_QUEUE_PER_CONNECTION", 1)
+    async with running(make_settings, db_pool_size=1, db_statement_timeout=0) as executor:
+        with connected(database_url) as other:
+            run(other, "SELECT pg_advisory_lock(3)")
+            waits = scalar("SELECT 1 FROM pg_advisory_xact_lock_shared(3)")
+            running_one = asyncio.create_task(executor.run(waits, repeat_if_lost=False))
+            await asyncio.sleep(0)
+            for _ in range(5):
+                left = asyncio.create_task(executor.run(waits, repeat_if_lost=False))
+                await asyncio.sleep(0)
+                left.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await left
+            stays = asyncio.create_task(executor.run(waits, repeat_if_lost=False))
+            await asyncio.sleep(0)
+            assert not stays.done()
+        assert [await running_one, await stays] == [1, 1]
+
+
 async def test_observers_are_told_of_statements_but_not_of_those_of_sqlalchemy(make_settings: MakeSettings) -> None:
     """It is `LoopDialect.do_execute` that SQLAlchemy calls for every statement."""
     seen: list[tuple[str, str | None]] = []
