@@ -1,5 +1,6 @@
 """Heads that are made to cost time, and connections that end before they are accepted."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.hostile.ordinary import in_parallel, ordinary_beside
+from tests.conftest import StartService
+from tests.hostile.ordinary import in_parallel, memory_of, ordinary_beside
 from tests.support.http import Connection
 from tests.support.service import Service
 
@@ -56,6 +58,19 @@ def test_no_head_costs_five_times_as_much_as_a_short_one(service: Service, name:
     costs = [(cost(service, EXPENSIVE[name]), cost(service, CHEAP)) for _ in range(3)]
 
     assert min(dear / cheap for dear, cheap in costs) < 5, costs
+
+
+def test_heads_that_never_end_are_limited_together(start_service: StartService) -> None:
+    service = start_service(WEB_CONCURRENCY="1")
+    [worker] = service.wait_for_workers(1)
+    before = memory_of(worker)
+    with contextlib.ExitStack() as stack:
+        attackers = [stack.enter_context(service.connect()) for _ in range(800)]
+        for attacker in attackers:
+            attacker.send(EXPENSIVE["many fields"])
+        assert service.get("/health/live").status == 200
+        assert memory_of(worker) - before < 30
+        assert attackers[0].answer().status == 503
 
 
 @LEAVING

@@ -12,7 +12,7 @@ from app.core.errors import Overloaded
 
 # For the bodies and messages that are received or processed; twice the largest body, if that is more.
 _BODIES = 16 * 1024 * 1024
-# For input after the requests that are being answered.
+# For heads that are being received, and for input after the requests that are being answered.
 _QUEUES = 16 * 1024 * 1024
 # For responses that clients have not read.
 _RESPONSES = 64 * 1024 * 1024

@@ -81,6 +81,8 @@ class ClosingProtocol(HttpToolsProtocol):
     def _linger(self) -> None:
         self._input_ended, self.lingering, self._unparsed = True, True, b""
         self.head_since, self.body_since, self.idle_since = None, None, self.loop.time()
+        if self.headers:  # of a head that is not complete
+            self.headers.clear()
 
     def _write_eof(self) -> None:
         if self.transport.can_write_eof():  # TLS cannot; `Connection: close` tells the client

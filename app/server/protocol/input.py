@@ -26,6 +26,8 @@ from app.server.protocol.parsing import parse_queue
 # objects are a hundred times as large.
 _PIECE, _SHORT_PIECE = 8192, 256
 _END_OF_HEAD = b"\r\n\r\n"
+# What a header field takes besides its name and value.
+_FIELD_BYTES = 150
 # A body has at most so many chunks, and one more for each so many bytes: each costs as much as some hundred bytes.
 _CHUNKS, _CHUNK_BYTES = 4000, 32
 # Chunks and pieces of one connection that are parsed at once; the rest waits for its turn.
@@ -129,11 +131,15 @@ class InputProtocol(ClosingProtocol):
                 parse_queue.add(self)
 
     def _queue(self, rest: bytes) -> None:
+        """Keep what is not parsed yet, and count it and the head that is being received."""
         self._unparsed = rest
-        if not rest:
+        size = len(rest)
+        if self.head_since is not None:
+            size += self.received_bytes + sum(_FIELD_BYTES + len(name) + len(value) for name, value in self.headers)
+        if size == 0:
             queues.release(self)
         else:
-            queues.set(self, len(rest))
+            queues.set(self, size)
             reject_oldest_queues()
 
     def _parse_soon(self) -> None:
