@@ -13,6 +13,13 @@ from that connection."""
 EARLY_RETRY = "app.early_retry"
 """Key that the server sets in the scope of a request that was sent before the pause after a rejection was over."""
 
+ASKED_FOR_BODY = "app.asked_for_body"
+"""Key in the scope of a request: whether the app has asked for its body. Until it has, the server may discard the body
+and let the request go on, which may be done already."""
+
+BODY_DISCARDED = "app.body_discarded"
+"""Key that the server sets in the scope of a request whose body it has discarded."""
+
 Rejection = tuple[list[tuple[bytes, bytes]], bytes]
 """Header fields and body of a 503."""
 

@@ -5,9 +5,9 @@ import logging
 import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import BackgroundTasks, FastAPI, Form, HTTPException, Query, Request, Response, UploadFile, WebSocket
+from fastapi import BackgroundTasks, Body, FastAPI, Form, HTTPException, Query, Request, Response, UploadFile, WebSocket
 from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
@@ -22,6 +22,7 @@ for _module in (timeouts, server):
 
 tempfile.tempdir = os.environ.get("TEST_TEMPORARY_FOLDER")
 _log = logging.getLogger("streams")
+_deleted: list[str] = []
 
 app = create_app()
 mounted = FastAPI()
@@ -41,6 +42,34 @@ async def get_pid() -> dict[str, int]:
 @app.get("/big")
 async def get_big(size: int = 20_000_000) -> Response:
     return Response(bytes(size))
+
+
+@app.post("/body", max_body_size=2_000_000)  # so it does not wait for its turn
+async def take_body(body: Annotated[Any, Body()], size: int = 0, seconds: float = 0) -> Response:  # noqa: ARG001
+    """Have the body in memory until the response is made."""
+    await asyncio.sleep(seconds)
+    return Response(bytes(size))
+
+
+@app.post("/chat")
+async def chat(body: Annotated[Any, Body()], shutdown: Shutdown) -> StreamingResponse:  # noqa: ARG001
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"hello"
+        await shutdown.wait()
+
+    return StreamingResponse(parts(), media_type="text/plain")
+
+
+@app.get("/deleted")
+async def get_deleted() -> list[str]:
+    return _deleted
+
+
+@app.delete("/deleted/{name}")
+async def delete(name: str, seconds: float = 0) -> dict[str, str]:
+    _deleted.append(name)
+    await asyncio.sleep(seconds)
+    return {"deleted": name}
 
 
 @app.get("/events", response_class=EventSourceResponse)

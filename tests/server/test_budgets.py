@@ -1,6 +1,7 @@
 """The memory that all connections of a worker may hold together."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -12,12 +13,16 @@ MIB = 1024 * 1024
 class Connection:
     """A connection that holds memory, and notes whether it is closed."""
 
-    body_since: float | None = 1.0
+    rejectable = True
 
     def __init__(self) -> None:
         self.closed = False
 
-    def close_with_error(self, status: int, code: str, message: str) -> None:  # noqa: ARG002
+    def reject_body(self, status: int, code: str, message: str) -> None:  # noqa: ARG002
+        """Note it."""
+        self.closed = True
+
+    def reject_queue(self) -> None:
         """Note it."""
         self.closed = True
 
@@ -45,7 +50,8 @@ def hold_body(connection: Connection, size: int) -> None:
 def connections() -> Iterator[list[Connection]]:
     made = [Connection() for _ in range(900)]
     yield made
-    for budget in (budgets.queues, budgets.bodies, budgets.responses):
+    every: list[budgets.Budget[Any]] = [budgets.queues, budgets.bodies, budgets.responses]
+    for budget in every:
         for connection in budget.holders():
             budget.release(connection)
 

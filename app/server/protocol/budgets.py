@@ -5,7 +5,7 @@ most slowly. It may be another one: an ordinary client sends or reads what it ha
 """
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from app.core.config import load_settings
 from app.core.errors import Overloaded
@@ -21,18 +21,14 @@ _EACH = 4 * 1024
 
 
 class Holder(Protocol):
-    """A connection.
+    """A connection."""
 
-    Attributes
-    ----------
-    body_since
-        When the body or message that is being received began; None if there is none.
-    """
+    @property
+    def rejectable(self) -> bool:
+        """Whether its body or message is unfinished, or it streams: an ordinary client is soon done with both."""
 
-    body_since: float | None
-
-    def close_with_error(self, status: int, code: str, message: str) -> None:
-        """Close it, with this response if that is possible."""
+    def reject_body(self, status: int, code: str, message: str) -> None:
+        """Reject its body or message, or end its stream."""
 
     def abort_response(self, reason: str) -> None:
         """Close it in the middle of what it sends."""
@@ -41,7 +37,17 @@ class Holder(Protocol):
         """Return how fast its client reads."""
 
 
-class Budget:
+class Queue(Protocol):
+    """A connection with input that waits."""
+
+    def reject_queue(self) -> None:
+        """Reject that input."""
+
+
+H = TypeVar("H")
+
+
+class Budget(Generic[H]):
     """Counts what connections hold.
 
     Parameters
@@ -52,7 +58,7 @@ class Budget:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._held: dict[Holder, int] = {}  # oldest first
+        self._held: dict[H, int] = {}  # oldest first
         self._total = 0
 
     @property
@@ -60,46 +66,50 @@ class Budget:
         """Whether all connections together hold more than the limit."""
         return self._total > self._limit
 
-    def hold(self, connection: Holder, size: int) -> None:
+    def hold(self, connection: H, size: int) -> None:
         """Count `size` more bytes for a connection."""
         self._set(connection, self._held.get(connection, _EACH) + size)
 
-    def set(self, connection: Holder, size: int) -> None:
+    def set(self, connection: H, size: int) -> None:
         """Note that a connection holds `size` bytes."""
         self._set(connection, _EACH + size)
 
-    def _set(self, connection: Holder, size: int) -> None:
+    def _set(self, connection: H, size: int) -> None:
         self._total += size - self._held.get(connection, 0)
         self._held[connection] = size
 
-    def release(self, connection: Holder) -> None:
+    def release(self, connection: H) -> None:
         """Forget what a connection held."""
         self._total -= self._held.pop(connection, 0)
 
-    def holders(self) -> list[Holder]:
+    def holders(self) -> list[H]:
         """List the connections, oldest first."""
         return list(self._held)
 
-    def close(self, connections: Iterable[Holder], close: Callable[[Holder], object]) -> None:
+    def size(self, connection: H) -> int:
+        """Return what is counted for a connection."""
+        return self._held.get(connection, 0)
+
+    def close(self, connections: Iterable[H], close: Callable[[H], object]) -> None:
         """Close connections, in this order, until the others are within the limit."""
         for connection in connections:
             if not self.exceeded:
                 return
-            self.release(connection)
-            close(connection)
+            if connection in self._held:
+                self.release(connection)
+                close(connection)
 
 
 def reject_slowest(otherwise: Holder) -> None:
-    """If all bodies together are too large, close the connections with the oldest unfinished ones."""
+    """If all bodies together are too large, reject the oldest that may be rejected."""
     if bodies.exceeded:
-        unfinished = [holder for holder in bodies.holders() if holder.body_since is not None]
-        bodies.close(dict.fromkeys([*unfinished, otherwise]), _reject)
+        bodies.close([*filter(lambda holder: holder.rejectable, bodies.holders()), otherwise], _reject_body)
 
 
 def reject_oldest_queues() -> None:
-    """If all queues together are too large, close the connections that have queued input for longest."""
+    """If all queues together are too large, reject what has been queued for longest."""
     if queues.exceeded:
-        queues.close(queues.holders(), _reject)
+        queues.close(queues.holders(), lambda connection: connection.reject_queue())
 
 
 def hold_response(connection: Holder, size: int) -> None:
@@ -109,14 +119,14 @@ def hold_response(connection: Holder, size: int) -> None:
         responses.close(sorted(responses.holders(), key=lambda holder: holder.bytes_per_second()), _abort)
 
 
-def _reject(connection: Holder) -> None:
-    connection.close_with_error(Overloaded.status, Overloaded.code, Overloaded.default_message)
+def _reject_body(connection: Holder) -> None:
+    connection.reject_body(Overloaded.status, Overloaded.code, Overloaded.default_message)
 
 
 def _abort(connection: Holder) -> None:
     connection.abort_response("The responses that clients have not read take too much memory")
 
 
-bodies = Budget(max(_BODIES, 2 * load_settings().max_body_bytes))
-queues = Budget(_QUEUES)
-responses = Budget(_RESPONSES)
+bodies: Budget[Holder] = Budget(max(_BODIES, 2 * load_settings().max_body_bytes))
+queues: Budget[Queue] = Budget(_QUEUES)
+responses: Budget[Holder] = Budget(_RESPONSES)

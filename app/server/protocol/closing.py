@@ -2,17 +2,25 @@
 
 import asyncio
 import contextvars
+import inspect
 import logging
+from collections.abc import Coroutine
+from typing import Any, cast
 
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from app.core.errors import ShuttingDown
-from app.server.protocol.budgets import responses
+from app.core.errors import Overloaded, ShuttingDown
+from app.core.lifecycle import ASKED_FOR_BODY, BODY_DISCARDED
+from app.server.protocol.budgets import bodies, queues, responses
 from app.server.protocol.responses import count_rejected, render_error
 from app.server.protocol.timeouts import bytes_per_second
 
 logger = logging.getLogger(__name__)
+
+
+def _coroutine(task: asyncio.Task[None]) -> Coroutine[Any, Any, None]:
+    return cast("Coroutine[Any, Any, None]", task.get_coro())
 
 
 class ClosingProtocol(HttpToolsProtocol):
@@ -47,6 +55,11 @@ class ClosingProtocol(HttpToolsProtocol):
     def responding(self) -> bool:
         """Whether a request is being answered."""
         return self.cycle is not None and not (self.cycle.response_complete or self.cycle.disconnected)
+
+    @property
+    def rejectable(self) -> bool:
+        """Whether a body is being received, or a response being sent."""
+        return self.body_since is not None or (self.responding and self.cycle.response_started)
 
     @property
     def idle(self) -> bool:
@@ -105,8 +118,28 @@ class ClosingProtocol(HttpToolsProtocol):
         else:
             self.close_with_error(ShuttingDown.status, ShuttingDown.code, ShuttingDown.default_message)
 
+    def reject_body(self, status: int, code: str, message: str) -> None:
+        """Reject a body; a request that runs without it is answered, since it may be done already."""
+        scope = cast("Scope", self.cycle.scope) if self.responding and not self.pipeline else {}
+        if scope.get(ASKED_FOR_BODY) is False:
+            bodies.release(self)
+            scope[BODY_DISCARDED] = self._input_ended = True
+            self.cycle.body, self.cycle.keep_alive = bytearray(), False
+        elif self.body_since is None and self.responding and self.cycle.response_started:
+            self.abort_response("The bodies of all requests take too much memory")
+        else:
+            self.close_with_error(status, code, message)
+
+    def reject_queue(self) -> None:
+        """Reject input that takes memory that others need; a request before it is answered."""
+        if self.responding and self.body_since is None:
+            self._close_after_current()
+        else:
+            self.reject_body(Overloaded.status, Overloaded.code, Overloaded.default_message)
+
     def _close_after_current(self) -> None:
-        self._input_ended = True
+        self._input_ended, self._unparsed = True, b""
+        queues.release(self)
         self.head_since = self.body_since = None
         self.cycle.keep_alive = False
         if self.cycle.response_complete:
@@ -124,6 +157,9 @@ class ClosingProtocol(HttpToolsProtocol):
             scope = dict(self.cycle.scope)
             self.cycle.disconnected = True  # what the app sends from now on is dropped
             self.cycle.message_event.set()
+            if self._current is not None and inspect.getcoroutinestate(_coroutine(self._current[1])) == "CORO_CREATED":
+                self._current[1].cancel()  # or an app that does not read the body would do what is rejected
+                count_rejected(status)
         else:
             count_rejected(status)
         self._linger()

@@ -16,6 +16,8 @@ from app.server.protocol.responses import JoinedHead, render
 from app.server.protocol.throttle import throttle
 from app.server.protocol.timeouts import check_timeouts, count_unread
 
+_SMALL_BODY = 64 * 1024
+
 
 class ServiceProtocol(InputProtocol):
     """One connection. Times are those of the event loop's clock, in seconds.
@@ -91,18 +93,16 @@ class ServiceProtocol(InputProtocol):
             self._throttle()
 
     def on_response_complete(self) -> None:
-        """Start the next request; like uvicorn's, without its keep-alive timer."""
+        """Start the next request, once the client has read; like uvicorn's, without its keep-alive timer."""
         self.server_state.total_requests += 1
-        if self.transport.is_closing():
-            return
-        self.idle_since = self.loop.time()
         bodies.release(self)
         if self._current is not None:
             self._current[0].body = bytearray()  # what the app has not read, which nothing will
-        if self.pipeline:
-            self._run(*self.pipeline.pop())
-        if self._unparsed:
-            self._parse_soon()
+        if self.transport.is_closing():
+            return
+        self.idle_since = self.loop.time()
+        if not self.flow.write_paused:
+            self._start_next()
         if self.flow.read_paused:
             self.flow.resume_reading()
         if self.responding:
@@ -110,6 +110,17 @@ class ServiceProtocol(InputProtocol):
         if self._current is not None and REJECTED in self._current[0].scope and not self._current[0].more_body:
             self._throttle()
         self._forget_head()
+
+    def start_stream(self) -> None:
+        """Count a small body no longer, now that a stream begins, which may be open for long."""
+        if bodies.size(self) <= _SMALL_BODY:
+            bodies.release(self)
+
+    def _start_next(self) -> None:
+        if self.pipeline:
+            self._run(*self.pipeline.pop())
+        if self._unparsed:
+            self._parse_soon()
 
     def _forget_head(self) -> None:
         """Let go of the scope of the last request, which may have 50 KB, while the connection is idle."""
@@ -155,10 +166,13 @@ class ServiceProtocol(InputProtocol):
         hold_response(self, max(self.written, self.transport.get_write_buffer_size()))
 
     def resume_writing(self) -> None:
-        """Note that the client has read most of its response."""
+        """Note that the kernel has taken all of the response, and start the next request if it is complete."""
         responses.release(self)
         self.idle_since = self.loop.time()
         super().resume_writing()
+        if not self.transport.is_closing() and (self._current is None or self._current[0].response_complete):
+            self._start_next()
+            self.flow.resume_reading()
 
     def check_timeouts(self, now: float) -> None:
         """Close the connection if its client is too slow; called once a second."""

@@ -7,7 +7,7 @@ from typing import cast
 import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
 
-from app.server.protocol.budgets import bodies, queues, reject_oldest_queues, reject_slowest, responses
+from app.server.protocol.budgets import bodies, queues, reject_oldest_queues, reject_slowest
 from app.server.protocol.closing import ClosingProtocol
 from app.server.protocol.head import (
     MAX_FIELDS,
@@ -97,10 +97,13 @@ class InputProtocol(ClosingProtocol):
 
     @property
     def _waits(self) -> bool:
-        """Whether nothing is parsed; the body of a rejected request is, and discarded."""
+        """Whether nothing is parsed: a request behind a response that is not read would only be kept, with its own.
+
+        The rest of a body is; that of a rejected request is discarded.
+        """
         if self._input_ended or self.pipeline or self.transport.is_closing():
             return True
-        return self.throttled and self.body_since is None
+        return (self.throttled or self.flow.write_paused) and self.body_since is None
 
     def _parse(self) -> None:
         """Parse input in pieces, so that few requests can be queued at once, and not very many chunks."""
@@ -170,15 +173,11 @@ class InputProtocol(ClosingProtocol):
         return self.parser.get_http_version() != "1.0" and super()._should_upgrade()
 
     def _upgrade_to_websocket(self, rest: bytes) -> None:
-        """Hand the connection over; uvicorn would lose what came with the head, and that the client does not read."""
+        """Hand the connection over; uvicorn would lose what came with the head."""
         queues.release(self)
-        responses.release(self)
         self.handle_websocket_upgrade()
-        protocol = cast("asyncio.Protocol", self.transport.get_protocol())
-        if self.flow.write_paused:
-            protocol.pause_writing()
         if rest:
-            protocol.data_received(rest)
+            cast("asyncio.Protocol", self.transport.get_protocol()).data_received(rest)
 
     def _restart_without_upgrade(self) -> bytes:
         """Return a request's head as if it had not offered to upgrade (RFC 9110, section 7.8), to be parsed again.
@@ -239,6 +238,6 @@ class InputProtocol(ClosingProtocol):
         if self.responding and self.body_since is None:
             self._close_after_current()
         elif isinstance(reason, BadRequestError):
-            self.close_with_error(reason.status, "INVALID_INPUT", reason.message)
+            self.reject_body(reason.status, "INVALID_INPUT", reason.message)
         else:
-            self.close_with_error(400, "INVALID_INPUT", "Malformed HTTP request")
+            self.reject_body(400, "INVALID_INPUT", "Malformed HTTP request")

@@ -13,6 +13,11 @@ from app.core.observability.trace_id import set_trace_id, trace_id_of
 if TYPE_CHECKING:
     from app.server.protocol.http import ServiceProtocol
 
+# Parts of a response that are in memory while one is not read: the next one waits for it, and is being made. FastAPI
+# has four queues and tasks between a function that yields server-sent events and the connection.
+_AHEAD, _EVENTS_AHEAD = 3, 8
+_EVENTS = b"\r\ncontent-type: text/event-stream"
+
 Fields = Sequence[tuple[bytes, bytes]]
 
 
@@ -23,22 +28,28 @@ class JoinedHead:
     sent at once: its first chunk may come late.
     """
 
-    __slots__ = ("_connection", "_cycle", "_head", "_transport", "close", "is_closing")
+    __slots__ = ("_ahead", "_connection", "_cycle", "_head", "_transport", "close", "is_closing")
 
     def __init__(self, cycle: RequestResponseCycle, connection: "ServiceProtocol") -> None:
         self._cycle, self._connection, self._transport = cycle, connection, cycle.transport
         self._head: bytes | None = None
+        self._ahead = _AHEAD
         self.close, self.is_closing = connection.close_after_response, self._transport.is_closing
 
     def write(self, data: bytes) -> None:
         """Write `data`, or keep it if it is the head."""
         if self._head is None and self._cycle.response_started:  # else it is `100 Continue`
-            self._head = b"" if self._cycle.chunked_encoding else data
-            if self._head:
+            if not self._cycle.chunked_encoding:
+                self._head = data
                 return
+            self._head = b""
+            self._connection.start_stream()
+            if _EVENTS in data:
+                self._ahead = _EVENTS_AHEAD
         elif self._head:
             data, self._head = self._head + data, b""
-        self._connection.written = len(data)
+        is_last = not (self._cycle.chunked_encoding or self._cycle.expected_content_length)
+        self._connection.written = len(data) * (1 if is_last else self._ahead)
         self._transport.write(data)
 
 

@@ -58,7 +58,9 @@ def check_timeouts(connection: "ServiceProtocol", now: float) -> None:
     if connection.flow.write_paused and now - connection.write_paused_since > WRITE_SECONDS:
         check_reader(connection, now)
     elif connection.head_since is not None:
-        if connection.responding or connection.throttled:  # it is behind another request
+        if (
+            connection.responding or connection.throttled or connection.flow.write_paused
+        ):  # it is behind another request
             connection.head_since = now
         elif now - connection.head_since > HEAD_SECONDS:
             connection.close_with_error(*_TIMED_OUT)
@@ -101,4 +103,4 @@ def _check_body(connection: "ServiceProtocol", now: float, body_since: float) ->
     elif connection.flow.read_paused or connection.cycle.waiting_for_100_continue:
         connection.body_since, connection.received_bytes = now, 0  # the client cannot send
     elif now - body_since > BODY_SECONDS + connection.received_bytes / BODY_BYTES_PER_SECOND:
-        connection.close_with_error(*_TIMED_OUT)
+        connection.reject_body(*_TIMED_OUT)

@@ -23,6 +23,8 @@ from app.server.protocol.responses import count_rejected, render_error
 MAX_FRAMES = 1024
 # Bytes that are parsed at a time: an empty frame has six, and becomes a message of some hundreds.
 _PIECE = 1024
+# Messages that are in memory while one is not read.
+_AHEAD = 3
 # Close codes of RFC 6455, section 7.4.1, and of IANA's registry.
 _GOING_AWAY, _TOO_BIG, _SERVICE_RESTART, _TRY_AGAIN_LATER = 1001, 1009, 1012, 1013
 
@@ -124,7 +126,12 @@ class ServiceWebSocket(WebSocketsSansIOProtocol):
         self.body_since, self._queued = None, 0
         bodies.release(self)
 
-    def close_with_error(self, status: int, code: str, message: str) -> None:
+    @property
+    def rejectable(self) -> bool:
+        """Whether a message is being received, or waits for the app."""
+        return self.body_since is not None
+
+    def reject_body(self, status: int, code: str, message: str) -> None:
         """Close the WebSocket, or reject its handshake: its messages take memory that others need."""
         if self.transport.is_closing():
             return
@@ -195,7 +202,7 @@ class ServiceWebSocket(WebSocketsSansIOProtocol):
         self.write_paused_since, self.unread = self.loop.time(), timeouts.count_unread(self.transport)
         super().pause_writing()
         self.transport.pause_reading()
-        hold_response(self, max(self._written, self.transport.get_write_buffer_size()))
+        hold_response(self, max(_AHEAD * self._written, self.transport.get_write_buffer_size()))
 
     def resume_writing(self) -> None:
         """Read again, unless the app has messages to take first."""

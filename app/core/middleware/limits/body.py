@@ -3,7 +3,8 @@
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core.error_responses import response_for
-from app.core.errors import PayloadTooLarge, UnsupportedMediaType
+from app.core.errors import Overloaded, PayloadTooLarge, UnsupportedMediaType
+from app.core.lifecycle import ASKED_FOR_BODY, BODY_DISCARDED
 from app.core.middleware.limits.forms import form_receive
 from app.core.middleware.limits.turns import LARGE, Turns
 from app.core.middleware.request import REACHED_APP
@@ -47,11 +48,12 @@ class BodyLimitMiddleware:
             # Without `Connection: close`: a client that sends all before it reads would get a reset instead of this.
             await response_for(scope, PayloadTooLarge())(scope, receive, send)
             return
-        scope[REACHED_APP] = True
+        scope[REACHED_APP], scope[ASKED_FOR_BODY] = True, False
         received = 0
 
         async def limited_receive() -> Message:
             nonlocal received
+            _note_asked(scope)
             message = await receive()
             received += len(message.get("body", b""))
             if received > limit:
@@ -97,3 +99,9 @@ class BodyLimitMiddleware:
             await self.app(scope, receive_in_turn, send_after_turn)
         finally:
             end_turn()
+
+
+def _note_asked(scope: Scope) -> None:
+    scope[ASKED_FOR_BODY] = True
+    if BODY_DISCARDED in scope:
+        raise Overloaded

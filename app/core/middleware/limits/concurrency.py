@@ -98,12 +98,13 @@ class ConcurrencyLimitMiddleware:
 class _Slot:
     """One of the requests that may be in flight."""
 
-    __slots__ = ("_limiter", "_receive", "_rejected", "_scope", "_send", "_taken", "_waiting", "stream")
+    __slots__ = ("_head", "_limiter", "_receive", "_rejected", "_scope", "_send", "_taken", "_waiting", "stream")
 
     def __init__(self, limiter: ConcurrencyLimitMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
         self._limiter, self._scope, self._receive, self._send = limiter, scope, receive, send
         self._taken = self._rejected = False
         self._waiting = True  # for the end of the body
+        self._head: Message | None = None
         self.stream: Stream | None = None
 
     def take(self) -> None:
@@ -126,14 +127,29 @@ class _Slot:
         return message
 
     async def send(self, message: Message) -> None:
-        """Send a message, and release the slot with the last one, however slowly the client reads."""
-        if message["type"] == "http.response.start" and is_stream(message):
-            await self._start_stream(message)
-        elif self.stream is not None:
+        """Send a message, and release the slot with the last one, however slowly the client reads.
+
+        A response in several parts, such as a file, is a stream: its client decides how long it takes.
+        """
+        if self.stream is not None:
             await self.stream.send(message)
-        elif not self._rejected:
-            if not message.get("more_body", False) and message["type"] == "http.response.body":
-                self.release()
+        elif self._rejected:
+            pass
+        elif message["type"] == "http.response.start":
+            if is_stream(message):
+                await self._start_stream(message)
+            else:
+                self._head = message  # until it is known whether one part follows
+        elif self._head is not None:
+            head, self._head = self._head, None
+            if message.get("more_body", False):
+                await self._start_stream(head)
+                await self.send(message)
+                return
+            self.release()
+            await self._send(head)
+            await self._send(message)
+        else:
             await self._send(message)
 
     async def _start_stream(self, message: Message) -> None:

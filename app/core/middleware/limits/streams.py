@@ -1,7 +1,8 @@
-"""Streams: responses whose end is not known when they start, and WebSockets.
+"""Streams: responses that are not sent at once, and WebSockets.
 
-A response without `Content-Length` is a stream (`StreamingResponse`, server-sent events). Its client decides how long
-it lives, so it counts towards a limit of its own instead of the requests in flight, and not as latency.
+A response without `Content-Length` is a stream (`StreamingResponse`, server-sent events), and so is one in several
+parts (`FileResponse` of more than 64 KiB). Its client decides how long it lives, so it counts towards a limit of its
+own instead of the requests in flight, and not as latency.
 
 An application that streams until it is told to stop asks for `app.core.api.shutdown.Shutdown`. Server-sent events that
 do not stop by themselves are ended here: they have no last event, and clients reconnect (HTML Living Standard,
@@ -51,7 +52,7 @@ class StreamLimit:
 
 
 def is_stream(start: Message) -> bool:
-    """Return whether a response that starts with this message is a stream."""
+    """Return whether a response that starts with this message is a stream, in however many parts."""
     for name, _ in start["headers"]:
         if name == b"content-length":
             return False
