@@ -92,9 +92,11 @@ def test_a_stream_that_fails_is_cut_off_without_a_last_chunk(service: Service) -
     eventually(lambda: access_lines(service, "failed"))
     (line,) = access_lines(service, "failed")
     assert (line["status"], line["cut"]) == (500, "error")
-    assert [line["message"] for line in service.lines_of("failed") if "no second part" in line.get("exc_info", "")] == [
-        "Exception in ASGI application\n"
-    ]
+
+    def errors() -> list[str]:
+        return [line["message"] for line in service.lines_of("failed") if "no second part" in line.get("exc_info", "")]
+
+    assert eventually(errors) == ["Exception in ASGI application\n"]
 
 
 def test_head_of_an_endless_stream_ends(service: Service) -> None:
