@@ -12,7 +12,7 @@ from app.core.config import PROBE_PATHS
 from app.core.error_responses import render_error, response_for
 from app.core.errors import Overloaded
 from app.core.lifecycle import EARLY_RETRY, REJECT, REJECTED, Rejection, lifecycle
-from app.core.middleware.limits.streams import Stream, StreamLimit, is_stream
+from app.core.middleware.limits.streams import Stream, StreamLimit, is_stream, is_whole
 from app.core.middleware.request import record_rejection
 from app.core.middleware.route_table import RouteTable
 from app.core.observability.instruments import HTTP_SHED
@@ -129,7 +129,8 @@ class _Slot:
     async def send(self, message: Message) -> None:
         """Send a message, and release the slot with the last one, however slowly the client reads.
 
-        A response in several parts, such as a file, is a stream: its client decides how long it takes.
+        A response in several parts, such as a file, is a stream: its client decides how long it takes. Starlette's
+        `BaseHTTPMiddleware` sends one part, and then an empty one.
         """
         if self.stream is not None:
             await self.stream.send(message)
@@ -142,7 +143,7 @@ class _Slot:
                 self._head = message  # until it is known whether one part follows
         elif self._head is not None:
             head, self._head = self._head, None
-            if message.get("more_body", False):
+            if message.get("more_body", False) and not is_whole(head, message["body"]):
                 await self._start_stream(head)
                 await self.send(message)
                 return

@@ -59,6 +59,11 @@ def is_stream(start: Message) -> bool:
     return start["status"] not in WITHOUT_BODY
 
 
+def is_whole(start: Message, body: bytes) -> bool:
+    """Return whether this is all of the body of a response that starts with this message."""
+    return all(int(value) <= len(body) for name, value in start["headers"] if name == b"content-length")
+
+
 def is_event_stream(start: Message) -> bool:
     """Return whether a response consists of server-sent events."""
     return any(name == b"content-type" and value.startswith(b"text/event-stream") for name, value in start["headers"])
