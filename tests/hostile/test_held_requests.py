@@ -50,15 +50,18 @@ def check_that_others_are_served(service: Service) -> None:
         assert service.client.post("/body", json="ordinary").status_code == 200
 
 
-@pytest.mark.parametrize("pipelined", [True, False])
+@pytest.mark.parametrize("behind", ["in one packet", "later", "with the end of a body"])
 def test_a_request_behind_a_response_that_is_not_read_is_not_in_flight(
-    service: Service, stack: contextlib.ExitStack, *, pipelined: bool
+    service: Service, stack: contextlib.ExitStack, behind: str
 ) -> None:
-    path = get("/big?size=180000")
-    clients = [deaf(stack, service.port, path + NEXT if pipelined else path) for _ in range(IN_FLIGHT + 40)]
-    if not pipelined:
-        for client in clients:
-            client.sendall(NEXT)
+    first, then = get("/big?size=180000"), NEXT
+    if behind == "in one packet":
+        first, then = first + NEXT, b""
+    elif behind == "with the end of a body":
+        first, then = first.replace(b"Host", b"Content-Length: 1\r\nHost"), b"x" + NEXT
+    clients = [deaf(stack, service.port, first) for _ in range(IN_FLIGHT + 40)]
+    for client in clients:
+        client.sendall(then)
     check_that_others_are_served(service)
 
     read = b""

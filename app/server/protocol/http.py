@@ -58,7 +58,13 @@ class ServiceProtocol(InputProtocol):
             self.loop.call_soon(task.cancel)  # after its first step, so that it is counted and logged
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        """Start a request, or reject it; uvicorn calls this at the end of a head."""
+        """Start a request, or reject it; uvicorn calls this at the end of a head.
+
+        Behind a response that is not read it waits: its head may come in one piece with the end of a body.
+        """
+        if self.flow.write_paused:
+            self.pipeline.appendleft((cycle, app))
+            return
         if self.early_retry:
             cycle.scope[EARLY_RETRY] = True  # type: ignore[literal-required]
         reject: Reject | None = self.app_state.get(REJECT)
