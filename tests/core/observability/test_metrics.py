@@ -204,6 +204,7 @@ def test_the_contract_s_metrics_are_there(service: Service) -> None:
         "outcome",
         "pool",
         "reason",
+        "kind",
         "sqlstate_class",
     }
 
