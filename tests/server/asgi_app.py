@@ -11,7 +11,7 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-from app.core.lifecycle import REJECT, Rejection, lifecycle
+from app.core.lifecycle import REJECT, REJECTED, Rejection, lifecycle
 from app.server import server
 from app.server.protocol import timeouts
 
@@ -87,6 +87,7 @@ async def _respond(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await asyncio.sleep(60)
     elif name == "early":
+        scope |= {REJECTED: True} if "rejected" in rest else {}
         await _answer(send, 413, b"")
     elif name == "sleep":
         await asyncio.sleep(float(rest[0]))

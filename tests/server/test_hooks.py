@@ -36,7 +36,8 @@ CALLED_BY: dict[str, str | None] = {
     "InputProtocol.on_body": None,
     "InputProtocol.on_message_begin": None,
     "InputProtocol.on_headers_complete": None,
-    "InputProtocol.on_message_complete": None,
+    "ServiceProtocol.on_message_complete": None,
+    "InputProtocol.on_message_complete": "app.server.protocol.http",
     "InputProtocol._should_upgrade": "app.server.protocol.input",  # and by uvicorn, in what it calls then
     "ServiceProtocol._start_asgi_task": "uvicorn.protocols.http.httptools_impl",
     "ServiceProtocol.on_response_complete": "uvicorn.protocols.http.httptools_impl",

@@ -138,13 +138,24 @@ def test_what_comes_behind_the_last_response_is_not_begun(service: Service, conn
     assert service.get("/pid").json["busy"] == 0
 
 
-def test_pipelined_requests_are_rejected_a_few_at_a_time(service: Service, connection: Connection) -> None:
+@pytest.mark.parametrize("rest", [b"\r\n", b"Content-Length: 1\r\n\r\nx"], ids=["no body", "body"])
+def test_pipelined_requests_are_rejected_a_few_at_a_time(service: Service, connection: Connection, rest: bytes) -> None:
     number = 100
-    request = b"GET /rejected HTTP/1.1\r\nHost: x\r\n\r\n"
-    connection.send(request * number)
+    connection.send((b"GET /rejected HTTP/1.1\r\nHost: x\r\n" + rest) * number)
 
     assert [connection.answer().status for _ in range(number)] == [503] * number
     assert service.get("/pid").json["rejected_at_once"] < number // 4
+
+
+def test_a_request_that_the_app_rejects_pauses_its_connection_when_its_body_is_complete(connection: Connection) -> None:
+    head = b"POST /early/rejected HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n"
+    connection.send(head)
+    started = time.monotonic()
+    for _ in range(10):
+        assert connection.answer().status == 413
+        connection.send(b"x" + head)
+    assert connection.answer().status == 413
+    assert time.monotonic() - started > 0.5  # ten pauses, up to the next of ten ticks a second
 
 
 def test_pipelined_requests_are_answered_in_order(connection: Connection) -> None:
@@ -218,6 +229,31 @@ def test_a_body_that_is_not_wanted_any_more_is_waited_for_a_while(hasty: Service
     connection.send(b"POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n")
     assert connection.answer()[0] == 413
     assert connection.closed()
+
+
+def send_slowly(connection: Connection, size: int) -> None:
+    for _ in range(size):
+        connection.send(b"a")
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("last", [b"", b"Connection: close\r\n"], ids=["keep-alive", "close"])
+@pytest.mark.slow
+def test_an_upload_that_is_answered_early_is_not_cut_while_it_goes_on(start: Start, last: bytes) -> None:
+    connection = start(TEST_LINGER_SECONDS=4).connect()
+    connection.send(b"POST /early HTTP/1.1\r\nHost: x\r\n" + last + b"Content-Length: 1000000\r\n\r\n")
+    for _ in range(100):
+        connection.send(b"a" * 10_000)
+        time.sleep(0.08)
+    assert connection.answer()[0] == 413
+
+
+@pytest.mark.parametrize("last", [b"", b"Connection: close\r\n"], ids=["keep-alive", "close"])
+def test_an_upload_that_is_answered_early_is_cut_if_it_is_slow(hasty: Service, last: bytes) -> None:
+    connection = hasty.connect()
+    connection.send(b"POST /early HTTP/1.1\r\nHost: x\r\n" + last + b"Content-Length: 1000000\r\n\r\n")
+    with pytest.raises(ConnectionError):
+        send_slowly(connection, 200)
 
 
 def test_a_client_that_sends_first_and_reads_then_sees_the_last_answer_too(connection: Connection) -> None:

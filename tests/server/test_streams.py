@@ -70,6 +70,18 @@ def test_a_stream_whose_client_leaves_is_logged_as_cut_off_by_it(service: Servic
     assert "events ended" in [line["message"] for line in service.lines_of("left")]
 
 
+def test_a_stream_whose_client_leaves_ends_although_another_request_waits_behind_it(start: Start) -> None:
+    service = start(app=APP)
+    connection = service.connect()
+    connection.send(b'POST /chat HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n""')
+    connection.head()
+    assert connection.chunk() == b"hello"  # and then nothing, without pings
+    connection.ask("/pid")
+    assert sample(service, "http_streams_open") == 1
+    connection.close()
+    eventually(lambda: sample(service, "http_streams_open") == 0)
+
+
 def test_clients_that_leave_a_fast_stream_are_no_errors_of_the_service(service: Service) -> None:
     for number in range(10):  # in every second or so FastAPI's task writes just then
         with service.connect() as connection:

@@ -125,6 +125,15 @@ def test_an_upgrade_behind_a_request_that_is_being_answered_is_ignored(service: 
     assert [connection.answer().status, connection.answer().status] == [200, 200]
 
 
+def test_an_upgrade_behind_a_response_that_is_not_read_is_ignored(service: Service) -> None:
+    connection = service.connect()
+    connection.send(b"GET /big HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n")
+    _, headers, _ = connection.head()
+    connection.send(b"x" + HANDSHAKE % b"/pid" + b"\r\n")
+    connection.read(int(headers["content-length"]))
+    assert connection.answer().status == 200
+
+
 def test_a_message_over_the_limit_closes_with_1009(service: Service) -> None:
     with websocket(service, "/ws") as client:
         client.send("a" * 100_000)

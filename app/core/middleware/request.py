@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core.error_responses import response_for
-from app.core.lifecycle import lifecycle
+from app.core.lifecycle import REJECTED, lifecycle
 from app.core.middleware.limits.streams import STREAM
 from app.core.middleware.route_table import RouteTable
 from app.core.middleware.websocket import WebSocketExchange
@@ -38,6 +38,7 @@ class _Exchange:
         self.trace_id = trace_id_of(scope["headers"])
         self.method: str = scope["method"]
         # GET answers HEAD, unless a route does. The server's own scope is unchanged: because of it the body is omitted.
+        self._server_scope = scope
         as_get = self.method == "HEAD" and not routes.answers_head(scope["path"])
         self.scope = {**scope, "method": "GET"} if as_get else scope
         self.status: int | None = None
@@ -58,6 +59,8 @@ class _Exchange:
                 return
             # The head is all that the client waits for. The body would be dropped; the end makes a stream stop.
             self.record()
+            if REJECTED in self.scope:
+                self._server_scope[REJECTED] = True
             await self._send(head)
             await self._send({"type": "http.response.body", "body": b""})
             return

@@ -59,7 +59,19 @@ class ClosingProtocol(HttpToolsProtocol):
     @property
     def rejectable(self) -> bool:
         """Whether a body is being received, or a response being sent."""
-        return self.body_since is not None or (self.responding and self.cycle.response_started)
+        return self.body_since is not None or self._sending
+
+    @property
+    def _sending(self) -> bool:
+        """Whether a response has begun, or could not, since the client is to read first."""
+        return self.responding and (self.cycle.response_started or self.flow.write_paused)
+
+    @property
+    def streaming(self) -> bool:
+        """Whether the app has begun a response that is not complete."""
+        return self._current is not None and (
+            self._current[0].response_started and not self._current[0].response_complete
+        )
 
     @property
     def idle(self) -> bool:
@@ -108,7 +120,7 @@ class ClosingProtocol(HttpToolsProtocol):
 
     def end_stream(self) -> None:
         """Let the app's `receive` return, so that it finds `lifecycle.closing_streams` set."""
-        if self._current is not None and self._current[0].response_started:
+        if self._current is not None and self.streaming:
             self._current[0].message_event.set()
 
     def terminate(self) -> None:
@@ -125,7 +137,7 @@ class ClosingProtocol(HttpToolsProtocol):
             bodies.release(self)
             scope[BODY_DISCARDED] = self._input_ended = True
             self.cycle.body, self.cycle.keep_alive = bytearray(), False
-        elif self.body_since is None and self.responding and self.cycle.response_started:
+        elif self.body_since is None and self._sending:
             self.abort_response("The bodies of all requests take too much memory")
         else:
             self.close_with_error(status, code, message)

@@ -36,6 +36,8 @@ class ServiceProtocol(InputProtocol):
     last_unread = 0
     written = 0
 
+    _rejected = False  # by the app, the last request that it has answered
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the idle time, and have `pause_writing` called for all that the kernel does not take at once."""
         super().connection_made(transport)
@@ -58,13 +60,23 @@ class ServiceProtocol(InputProtocol):
             self.loop.call_soon(task.cancel)  # after its first step, so that it is counted and logged
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        """Start a request, or reject it; uvicorn calls this at the end of a head.
+        """Start a request or queue it; uvicorn calls this at the end of a head.
 
-        Behind a response that is not read it waits: its head may come in one piece with the end of a body.
+        It may have come in one piece with the end of a body, so that `_waits` was still false.
         """
-        if self.flow.write_paused:
-            self.pipeline.appendleft((cycle, app))
+        self.pipeline.appendleft((cycle, app))
+        self._start_next()
+
+    def _start_next(self) -> None:
+        """Start or reject the request that was queued first, once the client has read and the pause is over."""
+        if self.throttled or self.flow.write_paused:
             return
+        if self.pipeline:
+            self._start(*self.pipeline.pop())
+        if self._unparsed:
+            self._parse_soon()
+
+    def _start(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         if self.early_retry:
             cycle.scope[EARLY_RETRY] = True  # type: ignore[literal-required]
         reject: Reject | None = self.app_state.get(REJECT)
@@ -97,6 +109,7 @@ class ServiceProtocol(InputProtocol):
             self.transport.close()
         else:
             self._throttle()
+            self._forget_head()
 
     def on_response_complete(self) -> None:
         """Start the next request, once the client has read; like uvicorn's, without its keep-alive timer."""
@@ -107,14 +120,12 @@ class ServiceProtocol(InputProtocol):
         if self.transport.is_closing():
             return
         self.idle_since = self.loop.time()
-        if not self.flow.write_paused:
-            self._start_next()
+        self._rejected = self._current is not None and REJECTED in self._current[0].scope
+        if self._rejected and self.body_since is None:
+            self._throttle()
+        self._start_next()
         if self.flow.read_paused:
             self.flow.resume_reading()
-        if self.responding:
-            return
-        if self._current is not None and REJECTED in self._current[0].scope and not self._current[0].more_body:
-            self._throttle()
         self._forget_head()
 
     def start_stream(self) -> None:
@@ -122,14 +133,16 @@ class ServiceProtocol(InputProtocol):
         if bodies.size(self) <= _SMALL_BODY:
             bodies.release(self)
 
-    def _start_next(self) -> None:
-        if self.pipeline:
-            self._run(*self.pipeline.pop())
-        if self._unparsed:
-            self._parse_soon()
+    def on_message_complete(self) -> None:
+        """Note that the body is complete; if its request was rejected meanwhile, pause now."""
+        super().on_message_complete()
+        if self._rejected and not self.responding:
+            self._throttle()
 
     def _forget_head(self) -> None:
         """Let go of the scope of the last request, which may have 50 KB, while the connection is idle."""
+        if self.responding:
+            return
         scope, self.cycle.scope = self.cycle.scope, cast("HTTPScope", {})
         if self.scope is scope:  # else it is that of a head that is being received
             self.scope = self.cycle.scope
@@ -153,11 +166,9 @@ class ServiceProtocol(InputProtocol):
     def resume_reading(self) -> None:
         """Read again after a rejection."""
         self.early_retry, self.throttled = True, False
-        if self.transport.is_closing():
-            return
-        if self._unparsed:
-            self._parse_soon()
-        self.flow.resume_reading()
+        if not self.transport.is_closing():
+            self._start_next()
+            self.flow.resume_reading()
 
     @property
     def active_at(self) -> float:

@@ -82,13 +82,19 @@ class InputProtocol(ClosingProtocol):
         What is only discarded is read in turn: libuv reads 8 MB of a fast connection before it looks at another one.
         """
         self._received_at = self.loop.time()
-        discarded = self._input_ended or (self.body_since is not None and not self.responding)
         self._unparsed += data
+        if self._input_ended:
+            self.received_bytes += len(data)
         self._parse()
-        if discarded and not self.has_queue:
+        if self.discarding and not self.has_queue:
             self.flow.pause_reading()
             self.turns += len(data) / (_PIECE * _PIECES_AT_ONCE)
             parse_queue.add(self)
+
+    @property
+    def discarding(self) -> bool:
+        """Whether input is not used any more: its request was answered early, or no other one will be."""
+        return self._input_ended or (self.body_since is not None and not self.responding)
 
     @property
     def has_queue(self) -> bool:
@@ -119,7 +125,7 @@ class InputProtocol(ClosingProtocol):
                 self._reject_input(error.__context__)
             except httptools.HttpParserUpgrade as upgrade:
                 rest = piece[upgrade.args[0] :]
-                if self._should_upgrade() and not self.responding:
+                if self._should_upgrade() and not (self.responding or self._waits):
                     self._upgrade_to_websocket(rest + data[start:])
                     return
                 again = self._restart_without_upgrade() + rest

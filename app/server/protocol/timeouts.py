@@ -27,8 +27,8 @@ WRITE_SECONDS = 30.0
 WRITE_BYTES_PER_SECOND = 500
 # Bytes that a client is taken to have read in a second before the first one.
 _HEAD_START = 64 * 1024
-# Input is read and discarded for so long after an early response: closing with unread input resets the connection,
-# and the client would not see the response (RFC 9112, section 9.6).
+# After an early response input is read and discarded until none has come for so long: closing with unread input resets
+# the connection, and the client would not see the response (RFC 9112, section 9.6).
 LINGER_SECONDS = 2.0
 # Between two pings to a WebSocket, and for the answer to one.
 PING_SECONDS = 20.0
@@ -51,12 +51,13 @@ def check_timeouts(connection: "ServiceProtocol", now: float) -> None:
         The time of the event loop's clock, in seconds.
     """
     if connection.flow.write_paused:
-        unread = count_unread(connection.transport)
-        if unread < connection.last_unread:
-            connection.idle_since = now
-        connection.last_unread = unread
+        _note_reading(connection, now)
+    if connection.streaming and connection.flow.read_paused:
+        connection.close_if_left()  # the end of the input is not seen
     if connection.flow.write_paused and now - connection.write_paused_since > WRITE_SECONDS:
         check_reader(connection, now)
+    elif connection.discarding and not connection.responding:
+        _check_discarded(connection, now)
     elif connection.head_since is not None:
         if (
             connection.responding or connection.throttled or connection.flow.write_paused
@@ -67,8 +68,14 @@ def check_timeouts(connection: "ServiceProtocol", now: float) -> None:
     elif connection.body_since is not None:
         _check_body(connection, now, connection.body_since)
     elif connection.idle:
-        timeout = LINGER_SECONDS if connection.lingering else connection.timeout_keep_alive
-        connection.close_if_idle(now - timeout)
+        connection.close_if_idle(now - connection.timeout_keep_alive)
+
+
+def _note_reading(connection: "ServiceProtocol", now: float) -> None:
+    unread = count_unread(connection.transport)
+    if unread < connection.last_unread:
+        connection.idle_since = now
+    connection.last_unread = unread
 
 
 def check_reader(connection: "ServiceProtocol | ServiceWebSocket", now: float) -> None:
@@ -94,13 +101,16 @@ def count_unread(transport: asyncio.Transport) -> int:
     return transport.get_write_buffer_size() + queued[0]
 
 
+def _check_discarded(connection: "ServiceProtocol", now: float) -> None:
+    """Have a client that sends all before it reads get its early response (404, 413), if it sends steadily."""
+    stopped = not connection.flow.read_paused and now - connection.active_at > LINGER_SECONDS
+    most = BODY_SECONDS + connection.received_bytes / BODY_BYTES_PER_SECOND
+    if stopped or now - connection.idle_since > most:
+        connection.transport.abort()
+
+
 def _check_body(connection: "ServiceProtocol", now: float, body_since: float) -> None:
-    if not connection.responding:
-        # Answered early (413, 404, ...): the rest is read and discarded, so that a client that sends all before it
-        # reads gets the response.
-        if now - connection.idle_since > LINGER_SECONDS:
-            connection.transport.abort()
-    elif connection.flow.read_paused or connection.cycle.waiting_for_100_continue:
+    if connection.flow.read_paused or connection.cycle.waiting_for_100_continue:
         connection.body_since, connection.received_bytes = now, 0  # the client cannot send
     elif now - body_since > BODY_SECONDS + connection.received_bytes / BODY_BYTES_PER_SECOND:
         connection.reject_body(*_TIMED_OUT)
