@@ -87,7 +87,7 @@ async def _respond(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await asyncio.sleep(60)
     elif name == "early":
-        scope |= {REJECTED: True} if "rejected" in rest else {}
+        scope.update({REJECTED: True} if "rejected" in rest else {})
         await _answer(send, 413, b"")
     elif name == "sleep":
         await asyncio.sleep(float(rest[0]))
