@@ -101,11 +101,11 @@ class Cluster:
         try:
             lines = (self.pgdata / "postmaster.pid").read_text().splitlines()
             pid = int(lines[0])
+            port = int(lines[3]) if len(lines) > 3 else 0
         except (FileNotFoundError, ValueError, IndexError):
             return None
         if f"-D {self.pgdata} -c" not in command_line(pid):
             return None
-        port = int(lines[3]) if len(lines) > 3 else 0
         return Running(pid, port, ready=lines[-1].strip() == "ready")
 
     def create(self) -> None:
@@ -134,7 +134,7 @@ class Cluster:
         return self.popen("postgres", "-D", self.pgdata, *words)
 
     def forget_stale_pid(self) -> None:
-        """Remove the id of a process that is not PostgreSQL, which would prevent a start.
+        """Remove the id of a process that is not PostgreSQL, or an empty file: both would prevent a start.
 
         The id of a process that has ended stays: PostgreSQL needs the file to find the shared memory of a server that
         was killed, whose children may still be writing.
@@ -142,13 +142,14 @@ class Cluster:
         file = self.pgdata / "postmaster.pid"
         if file.exists() and not self.running():
             pid = file.read_text().partition("\n")[0]
-            if pid.isdigit() and command_line(int(pid)):
+            if not pid or (pid.isdigit() and command_line(int(pid))):
                 file.unlink()
 
     def pick_port(self) -> int:
         """Prefer the former port, so that URLs stay valid."""
         file = self.data / "port"
-        last = int(file.read_text()) if file.exists() else 0
+        text = file.read_text() if file.exists() else ""
+        last = int(text) if text.isdigit() else 0  # nothing where the disk was full
         for wanted in (last, 0):
             with socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -157,7 +158,8 @@ class Cluster:
                 except OSError:
                     continue
                 port: int = probe.getsockname()[1]
-                file.write_text(str(port))
+                if port != last:
+                    file.write_text(str(port))
                 return port
         raise PostgresError("no port of 127.0.0.1 is free")
 

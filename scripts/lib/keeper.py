@@ -5,15 +5,17 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from lib.binaries import PostgresError
 from lib.cluster import Cluster
 from lib.locks import EXCLUSIVE, POLL, open_lock, take
 
-# Consecutive starts that may fail: children of a killed server keep its shared memory until they have ended.
+# Consecutive starts that may fail: children of a killed server keep its shared memory until they have ended. One that
+# was ready is started for as long as it has users: its disk may be full for a while.
 ATTEMPTS = 20
-ATTEMPT_PAUSE = 0.5  # seconds
+ATTEMPT_PAUSE, LONG_PAUSE = 0.5, 5.0  # seconds, up to so many attempts and after them
 STOP_TIMEOUT = 40.0  # seconds
 
 
@@ -39,7 +41,7 @@ def run_keeper(cluster: Cluster) -> None:
 def keep(cluster: Cluster, users: int) -> None:
     """Run the server until no process holds a share of `users`."""
     child: subprocess.Popen[bytes] | None = None
-    failures = 0
+    failures, was_ready, next_start = 0, False, 0.0
     cluster.paused.unlink(missing_ok=True)
     cluster.create()
     try:
@@ -47,14 +49,15 @@ def keep(cluster: Cluster, users: int) -> None:
             if child and child.poll() is not None:
                 child = None
             server = cluster.running()
-            if server:
-                failures = 0 if server.ready else failures
-            elif child is None and not cluster.paused.exists():
-                if failures == ATTEMPTS:
+            if server and server.ready:
+                failures, was_ready, next_start = 0, True, 0.0
+            elif not (server or child or cluster.paused.exists()) and time.monotonic() >= next_start:
+                if failures == ATTEMPTS and not was_ready:
                     raise PostgresError(f"PostgreSQL does not start, see {cluster.log}")
-                time.sleep(ATTEMPT_PAUSE if failures else 0)
                 failures += 1
-                child = cluster.start()
+                next_start = time.monotonic() + (ATTEMPT_PAUSE if failures < ATTEMPTS else LONG_PAUSE)
+                with suppress(*[OSError] if was_ready else []):
+                    child = cluster.start()
             time.sleep(POLL)
     finally:
         stop(cluster, child)

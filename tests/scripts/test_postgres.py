@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,9 +19,9 @@ import psycopg2
 import pytest
 
 import postgres
-from lib import account, binaries
-from lib.cluster import Cluster
-from lib.locks import is_taken
+from lib import account, binaries, keeper
+from lib.cluster import Cluster, Running
+from lib.locks import SHARED, is_taken, open_lock, take
 
 USER = """
 import sys, postgres
@@ -138,6 +139,39 @@ def test_a_killed_server_comes_back_on_its_port(data: Path) -> None:
         assert within(120, is_back)
         assert ask(url, "SELECT word FROM kept") == "kept"
     assert all_gone(data)
+
+
+def test_a_server_that_was_ready_is_started_until_it_is_ready_again(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"ATTEMPTS": 2, "ATTEMPT_PAUSE": 0, "LONG_PAUSE": 0.05}.items():
+        monkeypatch.setattr(keeper, name, value)
+    seen = [False]
+
+    class Watched(Cluster):
+        def running(self) -> Running | None:
+            server = super().running()
+            seen.append(server is not None and server.ready)
+            return server
+
+    cluster = Watched(data, durable=False)
+    user, keepers = open_lock(data / "users"), open_lock(data / "users")
+    take(user, SHARED)
+    keeping = threading.Thread(target=keeper.keep, args=(cluster, keepers), daemon=True)
+    keeping.start()
+    assert within(120, lambda: seen[-1])
+
+    needed = data / "cluster" / "global" / "pg_control"
+    needed.rename(data / "away")
+    (data / "port").write_text("")  # as a full disk leaves it
+    os.kill(server_pid(data), signal.SIGKILL)
+    assert within(120, lambda: cluster.log.read_text().count("global/pg_control") > 5), cluster.log.read_text()
+    (data / "away").rename(needed)
+    assert within(120, lambda: seen[-1]), cluster.log.read_text()
+
+    os.close(user)
+    keeping.join(120)
+    assert not seen[-1]
 
 
 def test_a_server_without_a_keeper_is_adopted_and_stopped(data: Path) -> None:
