@@ -23,6 +23,10 @@ Requests that the kernel has received are parsed in the first, and join in the n
 less CPU time for each request)."""
 
 
+class NotShared(Exception):
+    """The answer to a question that is to be asked by itself, since it would hold up the others."""
+
+
 class Batcher(Generic[Q, A]):
     """Turns a function of many questions into one of a single question, in the event loop in which it is made.
 
@@ -102,6 +106,8 @@ class Batcher(Generic[Q, A]):
             return
         try:
             answers: Sequence[A | Exception] = await self._ask([question for question, _ in batch])
+            if len(answers) != len(batch):
+                raise TypeError(f"{len(answers)} answers to {len(batch)} questions")
         except Exception as error:  # noqa: BLE001 - every caller gets it
             answers = [error] * len(batch)
         for (_, future), answer in zip(batch, answers, strict=True):

@@ -117,15 +117,30 @@ class Database:
                 return await self._replica.read(unit, share=share)
         return await self._primary.run(unit, repeat_if_lost=True, share=Share.ALL if batched else Share.LISTS)
 
-    async def run_in_turn(self, turn: Hashable, work: Callable[[Connection], T]) -> T:
-        """Run a unit in `Mode.AUTOCOMMIT` after those with an equal `turn`, since they would wait for the same row.
+    async def run_in_turn(
+        self,
+        turn: Hashable,
+        work: Callable[[Connection], T],
+        *,
+        mode: Mode = Mode.AUTOCOMMIT,
+        repeatable: bool = False,
+        late: type[APIError] = DatabaseError,
+    ) -> T:
+        """Run a unit after those with an equal `turn`, since they would wait for the same row.
 
         So a locked row takes one connection, however many clients wait for it.
 
+        Parameters
+        ----------
+        turn
+            Names the row.
+        mode, repeatable
+            As for `run`.
+        late
+            The error where its turn did not come within `DB_POOL_TIMEOUT`.
+
         Raises
         ------
-        DatabaseError
-            Its turn did not come within `DB_POOL_TIMEOUT`.
         Overloaded
             Too many wait for theirs: they are requests in flight, of which others need some.
         """
@@ -137,7 +152,7 @@ class Database:
             async with asyncio.timeout(self._pool_timeout):
                 await lock.acquire()
         except TimeoutError:
-            raise DatabaseError from None
+            raise late from None
         finally:
             self._waiting_for_turns -= 1
         with ExitStack() as held:
@@ -147,7 +162,7 @@ class Database:
                 with held.pop_all():  # a unit that has begun ends, even where its caller is cancelled
                     return work(connection)
 
-            return await self.run(Mode.AUTOCOMMIT, unit)
+            return await self.run(mode, unit, repeatable=repeatable)
 
     def is_taken(self, turn: Hashable) -> bool:
         """Return whether a unit has this turn, so that one that does not wait for its own would overtake others."""

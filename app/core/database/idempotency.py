@@ -149,7 +149,9 @@ async def run_once(db: Keyed, work: Callable[[Connection], T], results: Results,
         connection.execute(_STORE, {**this, "result": results.to_json(result)})
         return result
 
-    result = await db.database.run(Mode.TRANSACTION, unit, repeatable=True)
+    result = await db.database.run_in_turn(
+        once.turn, unit, mode=Mode.TRANSACTION, repeatable=True, late=IdempotencyKeyInUse
+    )
     if not isinstance(result, _Replay):
         first: T = result
         return first

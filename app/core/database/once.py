@@ -32,6 +32,11 @@ class Once:
     operation: str
     on_replay: Callable[[], None]
 
+    @property
+    def turn(self) -> tuple[str, str]:
+        """Caller and key: what equal requests wait for, one after another."""
+        return self.caller, self.key
+
     def fingerprint(self, *asked: object) -> bytes:
         """Return 32 bytes that tell one request from another: SHA-256 over caller, operation and what is asked.
 

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, delete, tuple_
 from sqlalchemy.exc import DBAPIError
 
+from app.core.database.batching import NotShared
 from app.core.database.engine.dialect import rewrite_statement
 from app.core.database.errors import LOCK_TIMEOUT, sqlstate_of
 from app.core.database.idempotency import IdempotencyKey, IdempotencyKeyInUse, IdempotencyKeyReused, expired
@@ -19,8 +20,8 @@ _TRIES = 3
 """A key that expires while it is looked at is tried again."""
 _BEFORE = 3
 """Columns of a replay before those of the table."""
-_SHARED_LOCK_TIMEOUT = 50
-"""Milliseconds that a shared statement waits for a key that is in use: then each of its keys is tried by itself."""
+_SHARED_LOCK_TIMEOUT, _NEXT_LOCK_TIMEOUT = 50, 5
+"""Milliseconds that a shared statement waits for a key that is in use, and then each of its keys by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Asked:
     @property
     def key(self) -> tuple[str, str]:
         """Caller and key."""
-        return self.once.caller, self.once.key
+        return self.once.turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,22 +52,50 @@ class Inserted:
         return self.new
 
 
+def insert_shared(connection: Connection, inserts: Inserts, asked: Sequence[Asked]) -> Sequence[Inserted | Exception]:
+    """Insert the rows of each question once; `NotShared` stands for one that waited for another transaction."""
+    try:
+        return insert_each_once(connection, inserts, asked, lock_timeout=_SHARED_LOCK_TIMEOUT)
+    except NotShared as error:
+        if len(asked) == 1:
+            return [error]
+    answers: list[Inserted | Exception] = []
+    for question in asked:
+        try:
+            answers += insert_each_once(connection, inserts, [question], lock_timeout=_NEXT_LOCK_TIMEOUT)
+        except NotShared as error:
+            answers.append(error)
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise
+            answers.append(NotShared())  # it gets its own error when it is asked again
+    return answers
+
+
 def insert_each_once(
-    connection: Connection, inserts: Inserts, asked: Sequence[Asked]
+    connection: Connection, inserts: Inserts, asked: Sequence[Asked], *, lock_timeout: int | None = None
 ) -> Sequence[Inserted | Exception]:
     """Insert the rows of each question, unless they were inserted for its key before: then read what was stored.
+
+    Parameters
+    ----------
+    lock_timeout
+        Milliseconds to wait for another transaction, if not as long as any statement does.
 
     Raises
     ------
     IdempotencyKeyInUse
         The first request with a key held it for too long.
+    NotShared
+        Another transaction held something for longer than `lock_timeout`.
     """
     answers: dict[int, Inserted | Exception] = {}
     for _ in range(_TRIES):
         left = [index for index in range(len(asked)) if index not in answers]
         # Of several questions with one key the first is asked, and the others are replays of it.
         firsts = {asked[index].key: index for index in reversed(left)}
-        for key, rows in _insert(connection, inserts, [asked[index] for index in firsts.values()]).items():
+        new = _insert(connection, inserts, [asked[index] for index in firsts.values()], lock_timeout)
+        for key, rows in new.items():
             answers[firsts[key]] = Inserted(rows, replayed=False)
         left = [index for index in left if index not in answers]
         if left:
@@ -78,16 +107,22 @@ def insert_each_once(
     return [answers.get(index) or DatabaseError() for index in range(len(asked))]
 
 
-def _insert(connection: Connection, inserts: Inserts, asked: Sequence[Asked]) -> dict[tuple[str, str], Sequence[Any]]:
+def _insert(
+    connection: Connection, inserts: Inserts, asked: Sequence[Asked], lock_timeout: int | None
+) -> dict[tuple[str, str], Sequence[Any]]:
     """Insert the rows of the keys that are new, and return them by key."""
     values = inserts.values([row for question in asked for row in question.values])
     values["_question_values"] = [number for number, question in enumerate(asked, 1) for _ in question.values]
-    if len(asked) > 1:
-        rewrite_statement.set(f"SET LOCAL lock_timeout = {_SHARED_LOCK_TIMEOUT}; ".__add__)
+    if lock_timeout is not None:
+        rewrite_statement.set(f"SET LOCAL lock_timeout = {lock_timeout}; ".__add__)
     try:
         rows = connection.execute(inserts.once, {**values, **_keys(asked)}).all()
     except DBAPIError as error:
-        if sqlstate_of(error) == LOCK_TIMEOUT and (len(asked) > 1 or _waited_for_key(error)):
+        if sqlstate_of(error) != LOCK_TIMEOUT:
+            raise
+        if lock_timeout is not None:
+            raise NotShared from error
+        if _waited_for_key(error):
             raise IdempotencyKeyInUse from error
         raise
     finally:

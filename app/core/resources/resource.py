@@ -18,15 +18,16 @@ from app.core.api.conditional_requests import UNCONDITIONAL
 from app.core.api.pagination import PageQuery
 from app.core.database import Database
 from app.core.database.base import table_of
+from app.core.database.batching import NotShared
 from app.core.database.database import Keyed, Mode
 from app.core.database.errors import map_constraints
+from app.core.database.idempotency import IdempotencyKeyInUse
 from app.core.database.unit_of_work import run_on
 from app.core.errors import APIError
 from app.core.resources.changes import Changes, Conditional
 from app.core.resources.inserts import Inserts
-from app.core.resources.keyed import Asked, Inserted, insert_each_once
+from app.core.resources.keyed import Asked, Inserted, insert_each_once, insert_shared
 from app.core.resources.pages import Filter, Pages
-from app.core.resources.updates import NotShared
 
 M = TypeVar("M")
 C = TypeVar("C")
@@ -94,7 +95,7 @@ class Resource(Generic[M, C, U, Q]):
         self._get_batch, self._insert_batch, self._once_batch = (
             self._get_each,
             self._insert_each,
-            self._insert_each_once,
+            self._insert_shared,
         )
 
     @overload
@@ -155,21 +156,30 @@ class Resource(Generic[M, C, U, Q]):
 
     async def _insert_once(self, db: Keyed, row: C) -> M:
         asked = Asked(db.key, db.key.fingerprint(row), [row])
-        inserted = await db.database.run_batched(Mode.AUTOCOMMIT, self._once_batch, asked, repeatable=True)
-        (new,) = cast("Inserted", inserted).rows(asked)  # an error is raised by the batch
+        if not db.database.is_taken(db.key.turn):
+            with suppress(NotShared):
+                inserted = await db.database.run_batched(Mode.AUTOCOMMIT, self._once_batch, asked, repeatable=True)
+                (new,) = cast("Inserted", inserted).rows(asked)  # an error is raised by the batch
+                return cast("M", new)
+        (new,) = await self._insert_in_turn(db, asked)
         return cast("M", new)
 
     async def _insert_many_once(self, db: Keyed, rows: Sequence[C]) -> Sequence[M]:
-        asked = Asked(db.key, db.key.fingerprint(*rows), rows)
-        (inserted,) = await db.database.run(
-            Mode.AUTOCOMMIT, lambda connection: self._insert_each_once(connection, [asked]), repeatable=True
+        return cast("Sequence[M]", await self._insert_in_turn(db, Asked(db.key, db.key.fingerprint(*rows), rows)))
+
+    async def _insert_in_turn(self, db: Keyed, asked: Asked) -> Sequence[Any]:
+        (inserted,) = await db.database.run_in_turn(
+            db.key.turn,
+            lambda connection: insert_each_once(connection, self._inserts, [asked]),
+            repeatable=True,
+            late=IdempotencyKeyInUse,
         )
         if isinstance(inserted, Exception):
             raise inserted
-        return cast("Sequence[M]", inserted.rows(asked))
+        return inserted.rows(asked)
 
-    def _insert_each_once(self, connection: Connection, asked: Sequence[Asked]) -> Sequence[Inserted | Exception]:
-        return insert_each_once(connection, self._inserts, asked)
+    def _insert_shared(self, connection: Connection, asked: Sequence[Asked]) -> Sequence[Inserted | Exception]:
+        return insert_shared(connection, self._inserts, asked)
 
     @overload
     def update(

@@ -9,6 +9,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.selectable import TextualSelect
 from sqlalchemy.types import TypeEngine
 
+from app.core.database.batching import NotShared
 from app.core.database.errors import LOCK_TIMEOUT, sqlstate_of
 from app.core.resources.inserts import quote, type_of
 from app.core.resources.rows import row_class
@@ -31,10 +32,6 @@ class Update:
     row_id: int
     version: int | None
     changes: Mapping[str, Any]
-
-
-class NotShared(Exception):
-    """The update has to be made by itself."""
 
 
 class Updates:

@@ -148,6 +148,19 @@ def test_an_error_is_of_its_question_or_of_all() -> None:
     play(scene)
 
 
+@pytest.mark.parametrize("number", [0, 1, 3])
+def test_another_number_of_answers_than_of_questions_is_an_error_of_all(number: int) -> None:
+    async def confused(_: Sequence[int]) -> Sequence[int]:
+        return [0] * number
+
+    async def scene() -> None:
+        together = batcher(confused)
+        answers = await asyncio.gather(together(1), together(2), return_exceptions=True)
+        assert [str(answer) for answer in answers] == [f"{number} answers to 2 questions"] * 2
+
+    play(scene)
+
+
 def test_who_gives_up_harms_nobody() -> None:
     async def scene() -> None:
         oracle = Oracle()

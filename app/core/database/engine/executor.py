@@ -106,7 +106,7 @@ class Executor:
     def idle(self) -> int:
         """How many open connections have no work."""
         pooled: int = self._engine.pool.checkedin()  # type: ignore[attr-defined]  # it is a QueuePool
-        return pooled + len(self._idle_runners)
+        return pooled + sum(runner.has_connection for runner in self._idle_runners)
 
     async def run(
         self,

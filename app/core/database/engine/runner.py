@@ -81,6 +81,11 @@ class Runner:
         self.next_unit: asyncio.Future[Unit | None] | None = None
         self.idle_since = 0.0
 
+    @property
+    def has_connection(self) -> bool:
+        """Whether it holds one."""
+        return self._open is not None
+
     def run(self, unit: Unit) -> None:
         """Run a unit in the context of its caller, and set its result."""
         try:

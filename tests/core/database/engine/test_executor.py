@@ -56,6 +56,10 @@ async def test_a_connection_stays_while_there_is_work(make_settings: MakeSetting
         assert len(taken) == 2
         assert (executor.busy, executor.idle) == (0, 2)
 
+        await executor.run(scalar("SELECT 1"), begin=executor.transaction, repeat_if_lost=False)
+        await asyncio.sleep(0)  # the runner is idle
+        assert executor.idle == 2
+
 
 @pytest.mark.parametrize("iterations", [0, 1, 2])
 async def test_a_unit_that_comes_while_connections_go_back_does_not_wait(
