@@ -124,12 +124,12 @@ class Cluster:
         self.execute("postgres", "--single", "-D", new, "postgres", text=f"CREATE DATABASE {roles.DATABASE}\n")
         new.rename(self.pgdata)
 
-    def start(self) -> subprocess.Popen[bytes]:
-        """Start the server without waiting for it, on its former port if that is free."""
+    def start(self, port: int = 0) -> subprocess.Popen[bytes]:
+        """Start the server without waiting for it, on this port, or else on its former one if that is free."""
         self.forget_stale_pid()
         if self.log.exists() and self.log.stat().st_size > LOG_LIMIT:
             self.log.rename(self.log.with_name("log.old"))
-        settings = {**SETTINGS, "port": str(self.pick_port())} | ({} if self.durable else THROW_AWAY)
+        settings = {**SETTINGS, "port": str(port or self.pick_port())} | ({} if self.durable else THROW_AWAY)
         words = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         return self.popen("postgres", "-D", self.pgdata, *words)
 

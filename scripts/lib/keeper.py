@@ -41,7 +41,7 @@ def run_keeper(cluster: Cluster) -> None:
 def keep(cluster: Cluster, users: int) -> None:
     """Run the server until no process holds a share of `users`."""
     child: subprocess.Popen[bytes] | None = None
-    failures, was_ready, next_start = 0, False, 0.0
+    failures, port, next_start = 0, 0, 0.0
     cluster.paused.unlink(missing_ok=True)
     cluster.create()
     try:
@@ -50,14 +50,14 @@ def keep(cluster: Cluster, users: int) -> None:
                 child = None
             server = cluster.running()
             if server and server.ready:
-                failures, was_ready, next_start = 0, True, 0.0
+                failures, port, next_start = 0, server.port, 0.0
             elif not (server or child or cluster.paused.exists()) and time.monotonic() >= next_start:
-                if failures == ATTEMPTS and not was_ready:
+                if failures == ATTEMPTS and not port:
                     raise PostgresError(f"PostgreSQL does not start, see {cluster.log}")
                 failures += 1
                 next_start = time.monotonic() + (ATTEMPT_PAUSE if failures < ATTEMPTS else LONG_PAUSE)
-                with suppress(*[OSError] if was_ready else []):
-                    child = cluster.start()
+                with suppress(*[OSError, PostgresError, subprocess.SubprocessError] if port else []):
+                    child = cluster.start(port)
             time.sleep(POLL)
     finally:
         stop(cluster, child)

@@ -2,7 +2,10 @@
 
 import contextlib
 import json
+import socket
+import struct
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -130,6 +133,24 @@ def test_a_request_that_runs_without_its_body_is_answered(
     answer = connection.answer()
     assert (answer.status, answer.json) == (200, {"deleted": "running"})
     assert connection.closed()
+
+
+def test_the_connection_of_a_rejected_upload_ends_when_its_client_leaves(
+    service: Service, stack: contextlib.ExitStack
+) -> None:
+    [worker] = service.wait_for_workers(1)
+    descriptors = Path(f"/proc/{worker}/fd")
+    before = len(list(descriptors.iterdir()))
+    head = b"POST /upload HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+    head += b'Content-Length: 1000000\r\n\r\n--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+    clients = [stack.enter_context(service.connect()) for _ in range(100)]
+    with ThreadPoolExecutor(len(clients)) as threads:  # so that forms wait for their turn to be parsed
+        list(threads.map(lambda client: client.send(head + b"a" * 600_000), clients))
+    eventually(lambda: sum(line["message"] == "The service is overloaded, retry later" for line in service.lines()) > 5)
+    for client in clients:
+        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
+        client.close()
+    eventually(lambda: len(list(descriptors.iterdir())) < before + 10)
 
 
 def test_large_events_that_nobody_reads_are_limited_together(service: Service, stack: contextlib.ExitStack) -> None:

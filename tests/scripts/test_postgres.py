@@ -163,11 +163,15 @@ def test_a_server_that_was_ready_is_started_until_it_is_ready_again(
 
     needed = data / "cluster" / "global" / "pg_control"
     needed.rename(data / "away")
+    port = (data / "port").read_text()
     (data / "port").write_text("")  # as a full disk leaves it
     os.kill(server_pid(data), signal.SIGKILL)
     assert within(120, lambda: cluster.log.read_text().count("global/pg_control") > 5), cluster.log.read_text()
     (data / "away").rename(needed)
     assert within(120, lambda: seen[-1]), cluster.log.read_text()
+    server = cluster.running()
+    assert server is not None
+    assert str(server.port) == port
 
     os.close(user)
     keeping.join(120)

@@ -11,9 +11,9 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-from app.core.lifecycle import REJECT, REJECTED, Rejection, lifecycle
+from app.core.lifecycle import EARLY_RETRY, REJECT, REJECTED, Rejection, lifecycle
 from app.server import server
-from app.server.protocol import timeouts
+from app.server.protocol import throttle, timeouts
 
 if os.environ.get("TEST_BROKEN"):
     raise RuntimeError("broken on purpose")
@@ -102,5 +102,7 @@ async def _respond(scope: Scope, receive: Receive, send: Send) -> None:
     else:
         state: dict[str, Any] = {"pid": os.getpid(), "slot": os.environ.get("METRICS_SLOT"), "busy": _busy - 1}
         state["scopes"] = sum(type(some) is dict and "raw_path" in some for some in gc.get_objects())
+        state["early_retry"] = EARLY_RETRY in scope
+        state["paused"] = len(throttle._paused) + len(throttle._resumed)
         state["rejected_at_once"] = max(_rejected.values(), default=0)
         await _answer(send, 200, json.dumps(state).encode())

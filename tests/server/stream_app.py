@@ -130,6 +130,11 @@ async def upload(file: UploadFile) -> dict[str, int]:
     return {"size": len(await file.read())}
 
 
+@app.post("/raw")
+async def raw(request: Request) -> dict[str, int]:
+    return {"size": len(await request.body())}
+
+
 @app.post("/form")
 async def form(text: Annotated[str, Form()]) -> dict[str, int]:
     return {"length": len(text)}

@@ -158,6 +158,22 @@ def test_a_request_that_the_app_rejects_pauses_its_connection_when_its_body_is_c
     assert time.monotonic() - started > 0.5  # ten pauses, up to the next of ten ticks a second
 
 
+def test_pipelined_requests_that_the_app_rejects_pause_their_connection_each(connection: Connection) -> None:
+    started = time.monotonic()
+    connection.send(b"POST /early/rejected HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx" * 11)
+    assert [connection.answer().status for _ in range(11)] == [413] * 11
+    assert time.monotonic() - started > 0.5  # as above
+
+
+def test_an_upgrade_is_no_early_retry_once_the_pause_is_over(service: Service, connection: Connection) -> None:
+    connection.send(b"POST /early/rejected HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx")
+    assert connection.answer().status == 413
+    eventually(lambda: service.get("/pid").json["paused"] == 0)
+
+    connection.send(b"GET /pid HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+    assert connection.answer().json["early_retry"] is False
+
+
 def test_pipelined_requests_are_answered_in_order(connection: Connection) -> None:
     connection.send(b"GET /sleep/0.2 HTTP/1.1\r\nHost: x\r\n\r\n" + HEAD + b"Content-Length: 2\r\n\r\nhi")
     assert connection.answer()[2] == b"slept"

@@ -1,8 +1,10 @@
 """Streams on the running service: sent as they are made, limited on their own, counted at their end, ended in order."""
 
+import contextlib
 import json
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -109,6 +111,34 @@ def test_a_stream_that_fails_is_cut_off_without_a_last_chunk(service: Service) -
         return [line["message"] for line in service.lines_of("failed") if "no second part" in line.get("exc_info", "")]
 
     assert eventually(errors) == ["Exception in ASGI application\n"]
+
+
+def test_the_connection_of_a_stream_that_fails_is_closed_although_a_body_is_unfinished(service: Service) -> None:
+    connection = service.connect()
+    connection.send(b"GET /download?seconds=0.5&fails=true HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n")
+    ports = [f"{port:04X}" for _, port in (connection.socket.getpeername(), connection.socket.getsockname())]
+
+    def is_held() -> bool:
+        """Return whether a process has the server's end, which the kernel may keep for a minute more."""
+        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+        return any([end[-4:] for end in row[1:3]] == ports and row[9] != "0" for row in rows)
+
+    assert connection.head().status == 200
+    assert is_held()
+    with contextlib.suppress(ConnectionError):
+        connection.rest()
+    eventually(lambda: not is_held())
+
+
+def test_a_client_that_leaves_in_the_middle_of_an_upload_is_no_error_of_the_service(service: Service) -> None:
+    connection = service.connect()
+    connection.send(b"POST /raw HTTP/1.1\r\nHost: x\r\nX-Trace-ID: half\r\nContent-Length: 10\r\n\r\n12345")
+    eventually(lambda: sample(service, "http_requests_in_progress") > 1)
+    connection.close()
+
+    (line,) = eventually(lambda: access_lines(service, "half"))
+    assert (line["status"], line["cut"]) == (499, "client")
+    assert [line["message"] for line in service.lines_of("half") if line["level"] == "ERROR"] == []
 
 
 def test_head_of_an_endless_stream_ends(service: Service) -> None:

@@ -6,7 +6,7 @@ import traceback
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.status import WS_1003_UNSUPPORTED_DATA, WS_1011_INTERNAL_ERROR
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -41,7 +41,7 @@ class UnhandledErrorMiddleware:
 
         try:
             await self.app(scope, receive, note_type)
-        except WebSocketDisconnect:
+        except (ClientDisconnect, WebSocketDisconnect):
             pass  # the client has disconnected, which needs no handling
         except Exception as error:
             if scope["type"] == "lifespan" or (sent is not None and sent not in _ACCEPTED):

@@ -105,9 +105,12 @@ class ClosingProtocol(HttpToolsProtocol):
 
     def _linger(self) -> None:
         self._input_ended, self.lingering, self._unparsed = True, True, b""
+        if self.responding:  # the app has failed in the middle
+            self.cycle.disconnected = True
         self.head_since, self.body_since, self.idle_since = None, None, self.loop.time()
         if self.headers:  # of a head that is not complete
             self.headers.clear()
+        self.flow.resume_reading()  # the app may have left a body unread
 
     def _write_eof(self) -> None:
         if self.transport.can_write_eof():  # TLS cannot; `Connection: close` tells the client

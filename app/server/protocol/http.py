@@ -36,7 +36,7 @@ class ServiceProtocol(InputProtocol):
     last_unread = 0
     written = 0
 
-    _rejected = False  # by the app, the last request that it has answered
+    _rejected = False  # by the app, the last request that it has answered: the pause is still to come
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the idle time, and have `pause_writing` called for all that the kernel does not take at once."""
@@ -121,7 +121,7 @@ class ServiceProtocol(InputProtocol):
             return
         self.idle_since = self.loop.time()
         self._rejected = self._current is not None and REJECTED in self._current[0].scope
-        if self._rejected and self.body_since is None:
+        if self._rejected and self._current is not None and not self._current[0].more_body:
             self._throttle()
         self._start_next()
         if self.flow.read_paused:
@@ -149,6 +149,7 @@ class ServiceProtocol(InputProtocol):
 
     def _throttle(self) -> None:
         """Pause reading and parsing after a rejection."""
+        self._rejected = False
         if not self.throttled:
             self.throttled = True
             self.flow.pause_reading()
