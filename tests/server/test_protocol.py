@@ -272,12 +272,15 @@ def test_an_upload_that_is_answered_early_is_cut_if_it_is_slow(hasty: Service, l
         send_slowly(connection, 200)
 
 
-def test_a_client_that_sends_first_and_reads_then_sees_the_last_answer_too(connection: Connection) -> None:
-    connection.send(b"POST /early HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 3000000\r\n\r\n")
+@pytest.mark.parametrize(("line", "status"), [(b"POST /early", 413), (b"DELETE /rejected", 503)])
+def test_a_client_that_sends_first_and_reads_then_sees_the_last_answer_too(
+    connection: Connection, line: bytes, status: int
+) -> None:
+    connection.send(line + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 3000000\r\n\r\n")
     for _ in range(30):
         connection.send(b"a" * 100_000)
         time.sleep(0.01)
-    assert connection.answer()[0] == 413
+    assert connection.answer()[0] == status
     assert connection.closed()
 
 

@@ -1,7 +1,7 @@
 """Limits and rules for the head of a request that the parser does not check."""
 
 import re
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Iterable, MutableMapping, Sequence
 from typing import Any
 
 # Bytes of all header fields and the target; nginx and Node allow 32 and 16 KiB.
@@ -97,6 +97,13 @@ def keep_needless_encoding(scope: MutableMapping[str, Any]) -> None:
     raw_path: bytes = scope["raw_path"]
     if b"%" in raw_path and _NEEDLESS.search(raw_path) is not None:
         scope["path"] = raw_path.decode("ascii")
+
+
+def has_body(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Return whether the head of a request announces a body (RFC 9112, section 6.3)."""
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0")) for name, value in headers
+    )
 
 
 def without_upgrade(method: bytes, url: bytes, version: str, headers: Fields) -> bytes:

@@ -10,7 +10,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from app.core.lifecycle import EARLY_RETRY, REJECT, REJECTED, Reject, Rejection
 from app.server.protocol.budgets import bodies, hold_response, queues, responses
-from app.server.protocol.head import keep_needless_encoding
+from app.server.protocol.head import has_body, keep_needless_encoding
 from app.server.protocol.input import InputProtocol, PipelineFlow
 from app.server.protocol.responses import JoinedHead, render
 from app.server.protocol.throttle import throttle
@@ -105,7 +105,9 @@ class ServiceProtocol(InputProtocol):
         self.server_state.total_requests += 1
         self.idle_since = self.loop.time()
         self.transport.write(render(503, fields, rejection[1], cycle.scope["method"]))
-        if close or not cycle.keep_alive:
+        if (close or not cycle.keep_alive) and has_body(cycle.scope["headers"]):
+            self.close_after_response()
+        elif close or not cycle.keep_alive:
             self.transport.close()
         else:
             self._throttle()

@@ -210,11 +210,11 @@ class InputProtocol(ClosingProtocol):
                 super().on_headers_complete()  # which only notes the method
             return
         use_target_host(self.url, self.headers)
+        self.head_since, self.body_since = None, self._received_at
+        self.received_bytes = self._body_bytes = self._chunks = 0
         super().on_headers_complete()
         # The request has its own list now; what follows are trailers, which are never header fields (RFC 9110, 6.5.1).
         self.headers = []
-        self.head_since, self.body_since = None, self._received_at
-        self.received_bytes = self._body_bytes = self._chunks = 0
 
     def on_body(self, body: bytes) -> None:
         """Take a part of the body."""

@@ -18,6 +18,8 @@ from app.core.middleware.route_table import RouteTable
 from app.core.observability.instruments import HTTP_SHED
 
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+# Of a request that came through a proxy.
+_FORWARDED = frozenset({b"forwarded", b"via", b"x-forwarded-for"})
 _shed = HTTP_SHED.labels("in_flight")
 
 
@@ -122,7 +124,8 @@ class _Slot:
         if self._waiting and not message.get("more_body", False):
             if not self._limiter.has_capacity(self._scope):
                 _note_rejection(self._scope)
-                raise Overloaded(headers=_retry_after())
+                fields = _retry_after(self._scope)
+                raise Overloaded(headers={name.decode().title(): value.decode() for name, value in fields})
             self.take()
         return message
 
@@ -177,8 +180,12 @@ async def _send_rejection(scope: Scope, send: Send) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-def _retry_after() -> dict[str, str]:
-    return {"Retry-After": str(lifecycle.retry_after)}
+def _retry_after(scope: Scope) -> list[tuple[bytes, bytes]]:
+    """Tell the client when to come back; close a connection of a proxy, which it may use for other clients next."""
+    fields = [(b"retry-after", b"%d" % lifecycle.retry_after)]
+    if any(name in _FORWARDED for name, _ in scope["headers"]):
+        fields.append((b"connection", b"close"))
+    return fields
 
 
 def _rejection(scope: Scope) -> Rejection:
@@ -186,7 +193,7 @@ def _rejection(scope: Scope) -> Rejection:
     fields = [
         (b"vary", b"Accept"),
         (b"content-type", media_type.encode()),
-        (b"retry-after", b"%d" % lifecycle.retry_after),
+        *_retry_after(scope),
         (b"content-length", b"%d" % len(body)),
     ]
     return fields, body
