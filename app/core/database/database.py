@@ -21,12 +21,12 @@ from starlette.requests import HTTPConnection
 from app.core.config import Settings
 from app.core.database.batching import Batcher
 from app.core.database.engine.dialect import StatementObserver
-from app.core.database.engine.executor import Executor
+from app.core.database.engine.executor import Executor, Waiting
 from app.core.database.engine.replica import Replica, UnusableError
 from app.core.database.engine.runner import Share
 from app.core.database.once import Once
 from app.core.database.restrictions import one_statement, one_transaction, read_only
-from app.core.errors import APIError, DatabaseError, Overloaded
+from app.core.errors import APIError, DatabaseError
 from app.core.observability.instruments import DB_POOL_CONNECTIONS
 
 T = TypeVar("T")
@@ -71,16 +71,16 @@ class Database:
     """
 
     def __init__(self, settings: Settings, observers: Sequence[StatementObserver] = ()) -> None:
-        self._primary = Executor(settings, settings.database_url, self._report, observers)
+        self._waiting = Waiting(settings.db_pool_size)
+        self._primary = Executor(settings, settings.database_url, self._report, observers, self._waiting)
         url = settings.database_replica_url
-        self._replica = Replica(settings, url, self._report, observers) if url else None
+        self._replica = Replica(settings, url, self._report, observers, self._waiting) if url else None
         self._executors = [executor for executor in (self._primary, self._replica) if executor]
         self._pool_timeout = settings.db_pool_timeout
         self._read_timeout = round(settings.db_statement_timeout * 1000 / _READ_PART)
         self._reporting = False
         self._batchers: weakref.WeakKeyDictionary[BatchWork[Any, Any], Batcher[Any, Any]] = weakref.WeakKeyDictionary()
         self._turns: weakref.WeakValueDictionary[Hashable, asyncio.Lock] = weakref.WeakValueDictionary()
-        self._waiting_for_turns = 0
         self._loop = asyncio.get_running_loop()
         self._watching = self._loop.create_task(self._watch())
 
@@ -145,16 +145,16 @@ class Database:
             Too many wait for theirs: they are requests in flight, of which others need some.
         """
         lock = self._turns.setdefault(turn, asyncio.Lock())
-        if lock.locked() and self._waiting_for_turns >= self._primary.max_queue:
-            raise Overloaded
-        self._waiting_for_turns += 1
+        if waits := lock.locked():
+            self._waiting.enter()
         try:
             async with asyncio.timeout(self._pool_timeout):
                 await lock.acquire()
         except TimeoutError:
             raise late from None
         finally:
-            self._waiting_for_turns -= 1
+            if waits:
+                self._waiting.leave()
         with ExitStack() as held:
             held.callback(lock.release)
 

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, text
 
 from app.core.api.conditional_requests import PreconditionFailed, Preconditions
 from app.core.database import Database
+from app.core.database.database import Mode
 from app.core.errors import InvalidInput, Overloaded
 from tests.conftest import SQL, MakeSettings
 from tests.sample.things import ThingNotFound, ThingPatch, things
@@ -121,7 +122,7 @@ async def test_so_many_wait_for_their_turn_and_no_more(
     def lock(connection: Connection) -> None:
         connection.execute(text("SELECT FROM things WHERE id = 1 FOR UPDATE"))
 
-    monkeypatch.setattr(db._primary, "max_queue", 1)
+    monkeypatch.setattr(db._waiting, "limit", 1)
     with psycopg2.connect(database_url) as other, other.cursor() as cursor:
         cursor.execute("SELECT FROM things WHERE id = 1 FOR UPDATE")
         first, second = (asyncio.create_task(db.run_in_turn("row", lock)) for _ in range(2))
@@ -131,6 +132,32 @@ async def test_so_many_wait_for_their_turn_and_no_more(
             await db.run_in_turn("row", lock)
         await db.run_in_turn("another row", lambda connection: connection.execute(text("SELECT 1")))
     await asyncio.gather(first, second)
+
+
+async def test_those_that_wait_for_a_turn_or_a_connection_count_together(
+    make_settings: MakeSettings, database_url: str, sql: SQL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lock(connection: Connection) -> None:
+        connection.execute(text("SELECT FROM things WHERE id = 1 FOR UPDATE"))
+
+    sql("INSERT INTO things (name, price) VALUES ('Lamp', 1)")
+    db = Database(make_settings(db_statement_timeout=60, db_pool_timeout=60, db_pool_size=1))
+    monkeypatch.setattr(db._waiting, "limit", 2)
+    with psycopg2.connect(database_url) as other, other.cursor() as cursor:
+        cursor.execute("SELECT FROM things WHERE id = 1 FOR UPDATE")
+        in_turn = [asyncio.create_task(db.run_in_turn("row", lock)) for _ in range(2)]
+        assert await wait_for_waiter(sql) == 1
+        for_connection = asyncio.create_task(db.run(Mode.AUTOCOMMIT, lock))
+        read = asyncio.create_task(things.get(db, 1))  # is batched, so it does not count
+        await asyncio.sleep(0)
+
+        with pytest.raises(Overloaded):
+            await db.run(Mode.AUTOCOMMIT, lock)
+        with pytest.raises(Overloaded):
+            await db.run_in_turn("row", lock)
+    await asyncio.gather(*in_turn, for_connection, read)
+    assert db._waiting.number == 0
+    db.dispose()
 
 
 async def test_an_update_overtakes_none_that_waits_for_its_turn(db: Database, database_url: str, sql: SQL) -> None:

@@ -18,7 +18,7 @@ from sqlalchemy.util.concurrency import await_, greenlet_spawn
 from app.core.config import Settings
 from app.core.database.engine.connector import Connector
 from app.core.database.engine.dialect import StatementObserver, address_of
-from app.core.database.engine.pool import check_out, connect_arguments, create_pooled_engine
+from app.core.database.engine.pool import begin_transactions, check_out, connect_arguments, create_pooled_engine
 from app.core.database.engine.runner import Begin, Runner, Share, Unit
 from app.core.database.engine.watchdog import Watchdog
 from app.core.database.errors import READ_ONLY, sqlstate_of, typed_error
@@ -36,8 +36,31 @@ _IDLE_SECONDS = 1.0
 _RESERVED_PART = 4
 _PRIORITY, _LONGEST_PRIORITY = 4, 1.0
 """Seconds that batched units may use for each one that another unit has used, and at most, before the next of those."""
-# Units that may wait in one queue: seven eighths of the requests that may be in flight (`app.core.application`).
-_QUEUE, _QUEUE_PER_CONNECTION = 224, 28
+# Units that may wait together: seven eighths of the requests that may be in flight (`app.core.application`).
+_WAITING, _WAITING_PER_CONNECTION = 224, 28
+
+
+class Waiting:
+    """Counts the units that wait for what may take long: they are requests in flight, of which others need some.
+
+    Parameters
+    ----------
+    connections
+        How many each worker may have.
+    """
+
+    def __init__(self, connections: int) -> None:
+        self.number, self.limit = 0, max(_WAITING, _WAITING_PER_CONNECTION * connections)
+
+    def enter(self) -> None:
+        """Count one more, or raise `Overloaded` if that would be too many."""
+        if self.number >= self.limit:
+            raise Overloaded
+        self.number += 1
+
+    def leave(self) -> None:
+        """Count one less."""
+        self.number -= 1
 
 
 class Executor:
@@ -53,13 +76,13 @@ class Executor:
         Called in the event loop whenever a unit begins or ends.
     observers
         Are told of every statement.
+    waiting
+        Counts the units that wait for a connection, but for the batched ones, which are few.
 
     Attributes
     ----------
     busy
         How many units are running.
-    max_queue
-        How many may wait in a queue.
     """
 
     def __init__(
@@ -68,6 +91,7 @@ class Executor:
         url: SecretStr,
         report: Callable[[], None],
         observers: Sequence[StatementObserver] = (),
+        waiting: Waiting | None = None,
     ) -> None:
         timeout = settings.db_statement_timeout
         self._max_seconds = timeout + _MARGIN if timeout else _WITHOUT_STATEMENT_TIMEOUT
@@ -75,7 +99,6 @@ class Executor:
         self._connector = Connector(connect_arguments(settings, url), max_attempts=max(1, settings.db_pool_size // 2))
         self._engine = create_pooled_engine(settings, self._connect, observers)
         self._watchdog.listen(self._engine)
-        self._transactional = self._engine.execution_options(isolation_level="READ COMMITTED")
         self._threads = ThreadPoolExecutor(settings.db_pool_size, thread_name_prefix="connect")
         self._size = settings.db_pool_size
         self._pool_timeout = settings.db_pool_timeout
@@ -85,7 +108,7 @@ class Executor:
         self._running = dict.fromkeys(Share, 0)
         self._queues: dict[Share, deque[Unit]] = {share: deque() for share in Share}
         self._batched_first = 0.0
-        self.max_queue = max(_QUEUE, _QUEUE_PER_CONNECTION * self._size)
+        self._waiting = waiting or Waiting(self._size)
         self._runners: dict[Runner, asyncio.Task[None]] = {}
         self._idle_runners: list[Runner] = []
         self.busy = 0
@@ -93,8 +116,10 @@ class Executor:
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
         """Begin a unit of several statements, committed together."""
-        with check_out(self._transactional) as connection, connection.begin():
-            yield connection
+        with check_out(self._engine) as connection:
+            begin_transactions(connection)
+            with connection.begin():
+                yield connection
 
     def _connect(self) -> PsycopgConnection:
         # In a thread: resolving a name and proving a password take a while.
@@ -163,13 +188,12 @@ class Executor:
         )
 
     def _enqueue(self, unit: Unit) -> None:
-        queue = self._queues[unit.share]
-        if len(queue) >= self.max_queue:
-            raise Overloaded
+        if unit.share is not Share.ALL:
+            self._waiting.enter()
         unit.queued_at = time.perf_counter()
         unit.timer = asyncio.get_running_loop().call_later(self._pool_timeout, self._expire, unit)
         DB_POOL_WAITING.inc()
-        queue.append(unit)
+        self._queues[unit.share].append(unit)
 
     def _withdraw(self, unit: Unit) -> None:
         """Take a unit that nobody waits for off its queue, if it is there: others have the place."""
@@ -218,6 +242,8 @@ class Executor:
 
     def _leave_queue(self, unit: Unit) -> None:
         DB_POOL_WAITING.dec()
+        if unit.share is not Share.ALL:
+            self._waiting.leave()
         if unit.timer is not None:
             unit.timer.cancel()
 

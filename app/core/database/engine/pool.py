@@ -11,7 +11,7 @@ from psycopg2.extensions import connection as PsycopgConnection  # noqa: N812 - 
 from psycopg2.extensions import parse_dsn
 from pydantic import SecretStr
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DisconnectionError, InvalidRequestError
+from sqlalchemy.exc import DisconnectionError, InvalidRequestError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from app.core.config import Settings
@@ -97,6 +97,16 @@ def check_out(engine: Engine) -> Connection:
         return engine.connect()
     except InvalidRequestError as error:  # raised by the pool after several dead connections in a row
         raise PoolTimeoutError("the server closes each connection at once") from error
+
+
+def begin_transactions(connection: Connection) -> None:
+    """Leave AUTOCOMMIT until the connection goes back; psycopg2 asks the server, and SQLAlchemy wraps no such error."""
+    try:
+        connection.execution_options(isolation_level="READ COMMITTED")
+    except psycopg2.OperationalError as error:
+        connection.invalidate(error)
+        connection.close()
+        raise OperationalError(None, None, error, connection_invalidated=True) from error
 
 
 def _refuse_dead(connection: PsycopgConnection, *_: object) -> None:

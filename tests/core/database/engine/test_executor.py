@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import gc
+import os
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
@@ -238,8 +240,8 @@ async def test_batched_units_have_most_of_the_time_beside_expensive_ones(make_se
 async def test_a_queue_has_an_end(
     make_settings: MakeSettings, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(executor_module, "_QUEUE", 1)
-    monkeypatch.setattr(executor_module, "_QUEUE_PER_CONNECTION", 1)
+    monkeypatch.setattr(executor_module, "_WAITING", 1)
+    monkeypatch.setattr(executor_module, "_WAITING_PER_CONNECTION", 1)
     async with running(make_settings, db_pool_size=1, db_statement_timeout=0) as executor:
         with connected(database_url) as other:
             run(other, "SELECT pg_advisory_lock(3)")
@@ -252,11 +254,28 @@ async def test_a_queue_has_an_end(
         assert await asyncio.gather(*waiting) == [1, 1]
 
 
+async def test_a_transaction_whose_connection_is_lost_before_it_begins_is_unavailable(
+    make_settings: MakeSettings,
+) -> None:
+    def cut(connection: Any, *_: object) -> None:
+        with socket.socket(fileno=os.dup(connection.fileno())) as copy:
+            copy.shutdown(socket.SHUT_RDWR)
+
+    async with running(make_settings, db_pool_size=1) as executor:
+        begin = executor.transaction
+        assert await executor.run(scalar("SELECT 1"), begin=begin, repeat_if_lost=False) == 1
+        event.listen(executor._engine, "checkout", cut)
+        with pytest.raises(DatabaseError):
+            await executor.run(scalar("SELECT 1"), begin=begin, repeat_if_lost=False)
+        event.remove(executor._engine, "checkout", cut)
+        assert await executor.run(scalar("SELECT 1"), begin=begin, repeat_if_lost=False) == 1
+
+
 async def test_clients_that_have_left_do_not_fill_the_queue(
     make_settings: MakeSettings, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(executor_module, "_QUEUE", 1)
-    monkeypatch.setattr(executor_module, "_QUEUE_PER_CONNECTION", 1)
+    monkeypatch.setattr(executor_module, "_WAITING", 1)
+    monkeypatch.setattr(executor_module, "_WAITING_PER_CONNECTION", 1)
     async with running(make_settings, db_pool_size=1, db_statement_timeout=0) as executor:
         with connected(database_url) as other:
             run(other, "SELECT pg_advisory_lock(3)")
