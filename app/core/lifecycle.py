@@ -46,6 +46,8 @@ class Lifecycle:
         `max_requests`): the service stays ready.
     closing_streams
         Whether open streams and WebSockets are being closed, as the process exits soon.
+    crowded
+        Whether so many requests are in flight that one which would have to wait for long is rejected.
     retry_after
         Seconds until the server reads again from a connection that is rejected now.
     """
@@ -53,6 +55,7 @@ class Lifecycle:
     def __init__(self) -> None:
         self.draining = False
         self.closing_streams = False
+        self.crowded = False
         self.retry_after = 1
 
 

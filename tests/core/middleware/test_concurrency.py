@@ -1,11 +1,13 @@
 """Requests beyond the limit."""
 
+import contextlib
+
 import pytest
 from fastapi import FastAPI
 from starlette.types import Message, Receive, Scope, Send
 
 from app.core.errors import Overloaded
-from app.core.lifecycle import REJECTED
+from app.core.lifecycle import REJECTED, lifecycle
 from app.core.middleware.limits.concurrency import ConcurrencyLimitMiddleware
 from app.core.middleware.request import RequestMiddleware
 from app.core.middleware.route_table import RouteTable
@@ -17,6 +19,11 @@ async def _never(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: A
 
 async def _read(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001
     await receive()
+
+
+async def _read_two(scope: Scope, receive: Receive, send: Send) -> None:
+    await _read(scope, receive, send)
+    await _read(scope, receive, send)
 
 
 async def _receive() -> Message:
@@ -64,3 +71,25 @@ async def test_a_rejection_closes_a_connection_that_a_proxy_may_use_for_others(
         headers = [(name.lower(), value) for name, value in (error.headers or {}).items()]
     assert [value for name, value in headers if name == "retry-after"] == ["1"]
     assert [value for name, value in headers if name == "connection"] == connection
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("size", "rejected"), [(100, False), (5_000, True)])
+async def test_large_bodies_leave_some_of_the_limit_to_small_ones(size: int, *, rejected: bool) -> None:
+    limiter = ConcurrencyLimitMiddleware(_read, 8, 0, RouteTable())
+    limiter.count(7)
+    scope: Scope = {"type": "http", "method": "POST", "path": "/", "headers": [], "query_string": b""}
+    parts: list[Message] = [{"type": "http.request", "body": bytes(size), "more_body": more} for more in (False, True)]
+
+    async def receive() -> Message:
+        return parts.pop()
+
+    async def ignore(_: Message) -> None:
+        pass
+
+    limiter.app = _read_two
+    assert lifecycle.crowded
+    with pytest.raises(Overloaded) if rejected else contextlib.nullcontext():
+        await limiter(scope, receive, ignore)
+    limiter.count(-7)
+    assert not lifecycle.crowded

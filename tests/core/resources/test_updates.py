@@ -12,6 +12,7 @@ from app.core.api.conditional_requests import PreconditionFailed, Preconditions
 from app.core.database import Database
 from app.core.database.database import Mode
 from app.core.errors import InvalidInput, Overloaded
+from app.core.lifecycle import lifecycle
 from tests.conftest import SQL, MakeSettings
 from tests.sample.things import ThingNotFound, ThingPatch, things
 
@@ -153,8 +154,11 @@ async def test_those_that_wait_for_a_turn_or_a_connection_count_together(
 
         with pytest.raises(Overloaded):
             await db.run(Mode.AUTOCOMMIT, lock)
-        with pytest.raises(Overloaded):
-            await db.run_in_turn("row", lock)
+        with monkeypatch.context() as patched:
+            patched.setattr(db._waiting, "limit", 100)
+            patched.setattr(lifecycle, "crowded", True)
+            with pytest.raises(Overloaded):
+                await db.run_in_turn("row", lock)
     await asyncio.gather(*in_turn, for_connection, read)
     assert db._waiting.number == 0
     db.dispose()

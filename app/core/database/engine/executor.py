@@ -23,6 +23,7 @@ from app.core.database.engine.runner import Begin, Runner, Share, Unit
 from app.core.database.engine.watchdog import Watchdog
 from app.core.database.errors import READ_ONLY, sqlstate_of, typed_error
 from app.core.errors import DatabaseError, Overloaded
+from app.core.lifecycle import lifecycle
 from app.core.observability.instruments import DB_POOL_WAIT, DB_POOL_WAITING
 
 T = TypeVar("T")
@@ -43,6 +44,8 @@ _WAITING, _WAITING_PER_CONNECTION = 224, 28
 class Waiting:
     """Counts the units that wait for what may take long: they are requests in flight, of which others need some.
 
+    None may begin to wait while others, of whatever kind, have left few.
+
     Parameters
     ----------
     connections
@@ -54,7 +57,7 @@ class Waiting:
 
     def enter(self) -> None:
         """Count one more, or raise `Overloaded` if that would be too many."""
-        if self.number >= self.limit:
+        if self.number >= self.limit or lifecycle.crowded:
             raise Overloaded
         self.number += 1
 

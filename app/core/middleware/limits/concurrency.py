@@ -18,6 +18,8 @@ from app.core.middleware.route_table import RouteTable
 from app.core.observability.instruments import HTTP_SHED
 
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+# Bytes. One request in so many is left to those that have no larger body, and need not wait for the database.
+_SMALL_BODY, _RESERVED_PART = 4096, 8
 # Of a request that came through a proxy.
 _FORWARDED = frozenset({b"forwarded", b"via", b"x-forwarded-for"})
 _shed = HTTP_SHED.labels("in_flight")
@@ -60,9 +62,16 @@ class ConcurrencyLimitMiddleware:
         fields, body = _rejection(scope)
         return [*fields, (b"x-trace-id", trace_id.encode())], body
 
-    def has_capacity(self, scope: Scope) -> bool:
-        """Return whether a request may start now."""
+    def has_capacity(self, scope: Scope, size: int = 0) -> bool:
+        """Return whether a request with a body of `size` bytes may start now."""
+        if size > _SMALL_BODY and lifecycle.crowded:
+            return False
         return self.in_flight < (self.limit // 2 if EARLY_RETRY in scope else self.limit)
+
+    def count(self, change: int) -> None:
+        """Count requests that begin or end."""
+        self.in_flight += change
+        lifecycle.crowded = self.in_flight >= self.limit - self.limit // _RESERVED_PART
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
@@ -100,29 +109,42 @@ class ConcurrencyLimitMiddleware:
 class _Slot:
     """One of the requests that may be in flight."""
 
-    __slots__ = ("_head", "_limiter", "_receive", "_rejected", "_scope", "_send", "_taken", "_waiting", "stream")
+    __slots__ = (
+        "_head",
+        "_limiter",
+        "_receive",
+        "_rejected",
+        "_scope",
+        "_send",
+        "_size",
+        "_taken",
+        "_waiting",
+        "stream",
+    )
 
     def __init__(self, limiter: ConcurrencyLimitMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
         self._limiter, self._scope, self._receive, self._send = limiter, scope, receive, send
         self._taken = self._rejected = False
         self._waiting = True  # for the end of the body
+        self._size = 0  # of the body, as far as it was received
         self._head: Message | None = None
         self.stream: Stream | None = None
 
     def take(self) -> None:
         self._taken, self._waiting = True, False
-        self._limiter.in_flight += 1
+        self._limiter.count(1)
 
     def release(self) -> None:
         if self._taken:
             self._taken = False
-            self._limiter.in_flight -= 1
+            self._limiter.count(-1)
 
     async def receive(self) -> Message:
         """Receive a message, and take the slot with the end of the body, unless the limit was reached meanwhile."""
         message = await (self._receive if self.stream is None else self.stream.receive)()
+        self._size += len(message.get("body", b""))
         if self._waiting and not message.get("more_body", False):
-            if not self._limiter.has_capacity(self._scope):
+            if not self._limiter.has_capacity(self._scope, self._size):
                 _note_rejection(self._scope)
                 fields = _retry_after(self._scope)
                 raise Overloaded(headers={name.decode().title(): value.decode() for name, value in fields})
