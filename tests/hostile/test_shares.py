@@ -4,7 +4,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -36,6 +36,30 @@ def test_waiters_for_a_locked_row_do_not_hold_up_reads(start_service: StartServi
             waiter.start()
         for waiter in waiters:
             waiter.join(120)
+        cursor.execute("ROLLBACK")
+
+
+def test_waiters_for_a_row_and_for_a_connection_together_leave_requests_to_others(
+    start_service: StartService, database_url: str
+) -> None:
+    service = start_service(DB_STATEMENT_TIMEOUT="120")
+    rows = [service.client.post("/things", json={"name": "Lamp", "price": 1}).headers["location"] for _ in range(8)]
+    deletes = [f"DELETE {row} HTTP/1.1\r\nHost: x\r\n\r\n".encode() for row in rows]
+    body = b'{"items":[{"name":"Lamp","price":1}]}'
+    head = (
+        f"POST /things/batch HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    )
+    batch = head.encode() + b"\r\n" + body
+    with ExitStack() as stack:
+        holder = stack.enter_context(connected(database_url))
+        cursor = stack.enter_context(holder.cursor())
+        cursor.execute("BEGIN")
+        cursor.execute("SELECT FROM things FOR UPDATE")
+        with ordinary_beside(service) as ordinary:
+            for request in [*deletes * 8, *[deletes[0]] * 400, *[batch] * 400]:
+                stack.enter_context(service.connect()).send(request)
+            seen = len(ordinary.waited)
+            eventually(lambda: len(ordinary.waited) >= seen + 20)
         cursor.execute("ROLLBACK")
 
 
