@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.http import Connection
 from tests.support.service import Service, eventually
 
 APP = "tests.server.asgi_app:app"
@@ -38,6 +39,13 @@ def wait_for_busy(service: Service, requests: int = 1) -> None:
 def access_lines(service: Service, trace_id: str) -> list[dict[str, Any]]:
     """Read the access lines of one request; there should be one, once it has ended."""
     return [line for line in service.lines_of(trace_id) if line["logger"] == "app.access"]
+
+
+def server_end(connection: Connection) -> list[str]:
+    """Return the fields of the server's end in /proc/net/tcp: [3] its state, [4] its queues, [9] its inode."""
+    ports = [f"{port:04X}" for _, port in (connection.socket.getpeername(), connection.socket.getsockname())]
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+    return next((row for row in rows if [end[-4:] for end in row[1:3]] == ports), [""] * 12)
 
 
 def sample(service: Service, name: str) -> float:

@@ -4,12 +4,11 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from app.server.protocol.head import MAX_TARGET_BYTES
-from tests.server.conftest import Start, launch
+from tests.server.conftest import Start, launch, server_end
 from tests.server.load import Load
 from tests.support.http import Connection
 from tests.support.service import Service, eventually
@@ -286,9 +285,7 @@ def test_a_client_that_sends_first_and_reads_then_sees_the_last_answer_too(
 
 def is_open(connection: Connection) -> bool:
     """Tell whether the server has its end of the connection open, as the kernel sees it."""
-    ends = [f"{port:04X}" for _, port in (connection.socket.getpeername(), connection.socket.getsockname())]
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
-    return any([end[-4:] for end in row[1:3]] == ends and row[3] == "01" for row in rows)
+    return server_end(connection)[3] == "01"
 
 
 def test_a_client_that_does_not_read_is_cut(hasty: Service) -> None:

@@ -4,11 +4,10 @@ import contextlib
 import json
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.server.conftest import Start, access_lines, launch, sample
+from tests.server.conftest import Start, access_lines, launch, sample, server_end
 from tests.support.service import Service, eventually
 
 pytestmark = pytest.mark.slow
@@ -116,12 +115,10 @@ def test_a_stream_that_fails_is_cut_off_without_a_last_chunk(service: Service) -
 def test_the_connection_of_a_stream_that_fails_is_closed_although_a_body_is_unfinished(service: Service) -> None:
     connection = service.connect()
     connection.send(b"GET /download?seconds=0.5&fails=true HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n")
-    ports = [f"{port:04X}" for _, port in (connection.socket.getpeername(), connection.socket.getsockname())]
 
     def is_held() -> bool:
         """Return whether a process has the server's end, which the kernel may keep for a minute more."""
-        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
-        return any([end[-4:] for end in row[1:3]] == ports and row[9] != "0" for row in rows)
+        return server_end(connection)[9] not in {"", "0"}
 
     assert connection.head().status == 200
     assert is_held()

@@ -14,7 +14,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from tests.server.conftest import Start, access_lines, launch, sample
+from tests.server.conftest import Start, access_lines, launch, sample, server_end
 from tests.support.http import Connection
 from tests.support.service import Service, eventually
 
@@ -130,6 +130,7 @@ def test_an_upgrade_behind_a_response_that_is_not_read_is_ignored(service: Servi
     connection.send(b"GET /big HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n")
     _, headers, _ = connection.head()
     connection.send(b"x" + HANDSHAKE % b"/pid" + b"\r\n")
+    eventually(lambda: server_end(connection)[4].endswith(":00000000"))  # the server has read it
     connection.read(int(headers["content-length"]))
     assert connection.answer().status == 200
 
